@@ -1,0 +1,1 @@
+"""Tierline: plan, simulate and run transformers bigger than the fast memory they have."""

@@ -1,0 +1,104 @@
+"""Where a model is computed, as data: tiers of memory, links between them, compute units."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tierline.errors import InputError, UnknownRateError
+from tierline.sourced import Sourced
+
+RateKind = Literal["sustained", "peak"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A rate in bytes/s (or FLOP/s) as the datasheet gives it and as it was measured or sourced in practice.
+
+    Two numbers, never one times a factor. At least one is given.
+    """
+
+    peak: Sourced | None
+    sustained: Sourced | None
+
+    @property
+    def value(self) -> float:
+        """The sustained value, or the peak where no sustained one is known."""
+        best = self.sustained or self.peak
+        if best is None:
+            raise UnknownRateError("neither a peak nor a sustained rate is known")
+        return best.value
+
+    @property
+    def kind(self) -> RateKind:
+        """Which of the two `value` is."""
+        return "sustained" if self.sustained is not None else "peak"
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """One memory. `rate` is what its own port gives to the compute beside it; None if nothing computes from it.
+
+    `free_bytes` is what of the capacity can be used without pushing something else out, if known.
+    """
+
+    name: str
+    capacity_bytes: Sourced
+    rate: Rate | None = None
+    latency_s: Sourced | None = None
+    free_bytes: Sourced | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A directed path from one tier to another tier or to `compute`."""
+
+    name: str
+    source: str
+    target: str
+    rate: Rate
+    latency_s: Sourced | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """A unit that computes: operations per second by number format, dense."""
+
+    name: str
+    flop_per_s: dict[str, Rate]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine: the first tier is the fast one that compute reads; `links` bring data to it from the others.
+
+    `runtime_bytes` is memory that the runtime takes for itself in the fast tier (a CUDA context), None where
+    unknown and irrelevant. `shared_memory` is True where links and compute share one memory's bandwidth.
+    """
+
+    name: str
+    title: str
+    tiers: tuple[Tier, ...]
+    links: tuple[Link, ...]
+    compute: tuple[Compute, ...] = ()
+    runtime_bytes: Sourced | None = None
+    shared_memory: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fast(self) -> Tier:
+        """The tier that compute reads from."""
+        return self.tiers[0]
+
+    def tier(self, name: str) -> Tier:
+        """Return the tier called `name`; raise InputError with the known names otherwise."""
+        for tier in self.tiers:
+            if tier.name == name:
+                return tier
+        raise InputError(f"{self.name} has no tier {name!r}: it has {', '.join(t.name for t in self.tiers)}")
+
+    def link(self, name: str) -> Link:
+        """Return the link called `name`; raise InputError with the known names otherwise."""
+        for link in self.links:
+            if link.name == name:
+                return link
+        known = ", ".join(link.name for link in self.links) or "none"
+        raise InputError(f"{self.name} has no link {name!r}: it has {known}")
