@@ -35,7 +35,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """One memory. `rate` is what its own port gives to the compute beside it; None if nothing computes from it.
+    """One memory. `rate` is what its port gives to the compute beside it; None if nothing computes from it.
 
     `free_bytes` is what of the capacity can be used without pushing something else out, if known.
     """

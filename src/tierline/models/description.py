@@ -126,7 +126,7 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A kind of pass: which components it runs through, how often, and what `tokens` and `context` mean in it."""
+    """A kind of pass: which components it runs through, how often, what `tokens` and `context` are in it."""
 
     name: str
     components: tuple[str, ...]

@@ -39,7 +39,9 @@ class Extent:
         return cls(tuple((c, names) for names, c in sorted(merged.items()) if c))
 
     def __str__(self) -> str:
-        written = ["*".join(([str(c)] if c != 1 or not names else []) + list(names)) for c, names in self.terms]
+        written = [
+            "*".join(([str(c)] if c != 1 or not names else []) + list(names)) for c, names in self.terms
+        ]
         return " + ".join(written) or "0"
 
     def evaluate(self, values: Mapping[str, Number]) -> Number:
