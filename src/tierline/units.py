@@ -4,6 +4,7 @@ Inside Tierline bytes are `int`, seconds and rates are `float` in base units.
 """
 
 import re
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 from tierline.errors import InputError
@@ -20,8 +21,20 @@ _BYTES = {
     "GiB": GIB,
     "TiB": TIB,
 }
-_QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)(/s)?\s*")
-_RULE = "write a number and one of " + " ".join(_BYTES) + ", such as 1.5GiB"
+_SECONDS = {"s": Fraction(1), "ms": Fraction(1, 10**3), "us": Fraction(1, 10**6), "ns": Fraction(1, 10**9)}
+_HERTZ = {"Hz": 1, "kHz": 10**3, "MHz": 10**6, "GHz": 10**9}
+_OPERATIONS = {
+    prefix + unit: factor
+    for unit in ("FLOP/s", "OP/s")
+    for prefix, factor in (("M", 10**6), ("G", 10**9), ("T", 10**12), ("P", 10**15))
+}
+_BITS = {
+    prefix + unit: factor
+    for unit in ("bit/s", "T/s")
+    for prefix, factor in (("M", 10**6), ("G", 10**9), ("T", 10**12))
+}
+# Digits are bounded: Python refuses to convert very long ones, and no quantity needs them.
+_QUANTITY = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z]+(?:/s)?)\s*")
 
 
 def parse_bytes(text: str) -> int:
@@ -29,12 +42,39 @@ def parse_bytes(text: str) -> int:
 
     A fraction of a byte is rounded down.
     """
-    return int(_parse(text, per_second=False))
+    return int(_parse(text, _BYTES, "number of bytes", "1.5GiB"))
 
 
 def parse_rate(text: str) -> float:
     """Return the bytes per second that `text` names (`500MB/s`); raise InputError otherwise."""
-    return float(_parse(text, per_second=True))
+    per_second = {f"{unit}/s": factor for unit, factor in _BYTES.items()}
+    return float(_parse(text, per_second, "rate", "1.5GB/s"))
+
+
+def parse_seconds(text: str) -> float:
+    """Return the seconds that `text` names (`1.5us`); raise InputError otherwise."""
+    return float(_parse(text, _SECONDS, "time", "1.5us"))
+
+
+def parse_hertz(text: str) -> float:
+    """Return the cycles per second that `text` names (`100MHz`); raise InputError otherwise."""
+    return float(_parse(text, _HERTZ, "frequency", "100MHz"))
+
+
+def parse_operation_rate(text: str) -> float:
+    """Return the operations per second that `text` names (`989TFLOP/s`, `24.5TOP/s`).
+
+    Raises InputError for anything else.
+    """
+    return float(_parse(text, _OPERATIONS, "rate of operations", "989TFLOP/s"))
+
+
+def parse_bit_rate(text: str) -> float:
+    """Return the bits per second on one wire that `text` names (`480Mbit/s`, `8GT/s`).
+
+    Raises InputError for anything else.
+    """
+    return float(_parse(text, _BITS, "bit rate", "8GT/s"))
 
 
 def format_bytes(count: float) -> str:
@@ -66,22 +106,26 @@ def format_count(count: float) -> str:
     return _scaled(count, [(1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")], "").rstrip()
 
 
-def _parse(text: str, *, per_second: bool) -> Fraction:
+def _parse(text: str, units: Mapping[str, int | Fraction], what: str, example: str) -> Fraction:
     match = _QUANTITY.fullmatch(text)
-    suffix = "/s" if per_second else ""
-    if match is None or match[2] not in _BYTES or (match[3] or "") != suffix:
-        what = "rate" if per_second else "number of bytes"
-        raise InputError(f"{text!r} is not a {what}: {_RULE}{suffix}{_hint(match, suffix)}")
-    return Fraction(match[1]) * _BYTES[match[2]]
+    if match is None or match[2] not in units:
+        shown = text if len(text) <= 40 else text[:37] + "..."
+        rule = f"write a number and one of {' '.join(units)}, such as {example}"
+        raise InputError(f"{shown!r} is not a {what}: {rule}{_hint(match, units)}")
+    return Fraction(match[1]) * units[match[2]]
 
 
-def _hint(match: re.Match[str] | None, suffix: str) -> str:
+def _hint(match: re.Match[str] | None, units: Iterable[str]) -> str:
     """Name the unit that a miswritten one was probably meant to be (`24gb` -> `24GB or 24GiB`)."""
     if match is None:
         return ""
-    letters = match[2].lower().removesuffix("ps")
-    near = [u for u in _BYTES if u.lower() == letters or (len(letters) < 3 and u.lower()[0] == letters[0])]
-    return f"; did you mean {' or '.join(match[1] + u + suffix for u in near)}?" if near else ""
+    letters = _letters(match[2])
+    near = [u for u in units if _letters(u) == letters or (len(letters) < 3 and u.lower()[0] == letters[0])]
+    return f"; did you mean {' or '.join(match[1] + u for u in near)}?" if near else ""
+
+
+def _letters(unit: str) -> str:
+    return unit.lower().removesuffix("/s").removesuffix("ps")
 
 
 def _scaled(value: float, steps: list[tuple[float, str]], base: str, digits: int = 1) -> str:
