@@ -1,0 +1,1 @@
+"""Any model that transformers can build, observed on the meta device."""

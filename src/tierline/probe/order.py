@@ -1,0 +1,77 @@
+"""The order in which a decode step calls the modules that hold parameters."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from tierline.errors import InputError
+from tierline.probe.seams import installed, quiet, use_seams
+
+
+def meta_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model of the same class and config on the meta device, its dropout off; no memory is used."""
+    with torch.device("meta"):
+        twin: PreTrainedModel = type(model)(copy.deepcopy(model.config))
+    twin.train(mode=False)
+    return twin
+
+
+@contextmanager
+def recorded(model: nn.Module) -> Iterator[list[str]]:
+    """Collect the name of each module that owns parameters, whenever it is called."""
+    calls: list[str] = []
+
+    def note(name: str) -> Any:  # noqa: ANN401 - torch's hook type is as loose
+        return lambda _module, _args: calls.append(name)
+
+    handles = [
+        module.register_forward_pre_hook(note(name))
+        for name, module in model.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+    ]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _prompt(model: PreTrainedModel, tokens: int) -> dict[str, Any]:
+    ids = torch.zeros((1, tokens), dtype=torch.long)
+    if not model.config.is_encoder_decoder:
+        return {"input_ids": ids}
+    # The encoder's own pass is not part of a decode step: hand over its result.
+    width = model.config.hidden_size
+    return {"decoder_input_ids": ids, "encoder_outputs": (torch.empty((1, 3, width)),)}
+
+
+def execution_order(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the modules that own parameters, in the order in which a decode step calls them.
+
+    The step is one token after a prompt of two, run on a meta copy of `model` (a transformers model), so
+    `model` itself is neither run nor changed. A module called twice in a step is named twice. A module
+    that is not called (a vision tower, or one whose parameters another module reads directly, such as
+    Mamba2's convolution) is left out. Raises InputError if `model` has no config to copy it from or
+    cannot run a step on the meta device.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise InputError(f"{type(model).__name__} is not a transformers model: its order cannot be observed")
+    with quiet(), installed(), torch.no_grad(), torch.device("meta"):
+        twin = meta_copy(model)
+        use_seams(twin)
+        try:
+            with recorded(twin) as calls:
+                prefill = twin(**_prompt(twin, 2), use_cache=True)
+                cache = getattr(prefill, "past_key_values", None)
+                if cache is not None:
+                    calls.clear()
+                    twin(**_prompt(twin, 1), past_key_values=cache, use_cache=True)
+        except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError) as error:
+            name = type(model).__name__
+            raise InputError(f"{name} cannot run a step on the meta device: {error}") from error
+    return tuple(calls)
