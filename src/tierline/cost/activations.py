@@ -1,0 +1,81 @@
+"""Activations: what crosses the fast tier's port under a stated policy, and what must be held at once.
+
+Policies:
+- `none`: nothing is counted.
+- `fused`: what happens inside a layer stays on chip; between layers, rows cross the port (written by one
+  layer, read by the next) unless a pass has one row per sequence, as decode has, which stays on chip too.
+- `layer-io`: every layer that attends reads its input rows and writes its output rows, decode included.
+- `materialised`: every operation reads its inputs from the fast tier and writes its output there; attention
+  also writes and reads its scores, and again after the softmax.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from tierline.cost.amount import Amount, Values
+from tierline.cost.kv import keys_touched
+from tierline.models.description import Block, Operation
+
+ActivationPolicy = Literal["none", "layer-io", "materialised", "fused"]
+ACTIVATION_POLICIES: tuple[ActivationPolicy, ...] = get_args(ActivationPolicy)
+
+
+def traffic_elements(block: Block, values: Values, policy: ActivationPolicy, *, one_row: bool) -> Amount:
+    """Return the activation elements that one layer reads and writes in the fast tier in a pass.
+
+    `one_row` says that the pass has one row per sequence (decode).
+    """
+    if policy == "none" or not block.operations or (policy == "fused" and one_row):
+        return 0
+    if policy == "materialised":
+        return sum(_materialised(operation, values) for operation in block.operations)
+    if not any(operation.attention for operation in block.operations):
+        return 0
+    first, last = block.operations[0], block.operations[-1]
+    return first.rows.evaluate(values) * first.in_features + last.rows.evaluate(values) * last.out_features
+
+
+def score_elements(operation: Operation, values: Values) -> Amount:
+    """Return the elements of an attention's score matrix: `rows * keys * heads`; 0 for anything else."""
+    if operation.attention is None:
+        return 0
+    keys = keys_touched(operation.attention, values)
+    return operation.rows.evaluate(values) * keys * operation.attention.heads
+
+
+def live_elements(block: Block, values: Values, *, scores: bool) -> list[Amount]:
+    """Return, for each branch of the block, the elements that are live at its end.
+
+    A branch starts at a norm and holds its input rows (the residual) and every output made in it until the
+    next norm; element-wise work is done in place. This is an upper estimate: real runtimes free some of
+    these buffers sooner. `scores` adds the score matrix of attention kernels that write it out.
+    """
+    branches: list[Amount] = []
+    for branch in _branches(block.operations):
+        live = branch[0].rows.evaluate(values) * branch[0].in_features
+        for operation in branch:
+            if operation.kind != "elementwise":
+                live = live + operation.rows.evaluate(values) * operation.out_features
+            if scores:
+                live = live + score_elements(operation, values)
+        branches.append(live)
+    return branches
+
+
+def _materialised(operation: Operation, values: Values) -> Amount:
+    widths = operation.in_features + operation.out_features
+    moved = operation.rows.evaluate(values) * widths + 4 * score_elements(operation, values)
+    how = operation.attention
+    if how is None or how.cache != "none":
+        return moved
+    kv_width = how.kv_heads * (how.head_dim + how.value_dim)  # cached keys and values count as KV traffic
+    return moved + values["batch"] * how.keys.evaluate(values) * kv_width
+
+
+def _branches(operations: Sequence[Operation]) -> list[list[Operation]]:
+    branches: list[list[Operation]] = []
+    for operation in operations:
+        if operation.kind == "norm" or not branches:
+            branches.append([])
+        branches[-1].append(operation)
+    return branches

@@ -1,0 +1,79 @@
+"""Keys and values: what one token adds to the cache, and what a pass reads and writes of it."""
+
+from tierline.cost.amount import Amount, Values, smaller
+from tierline.formats.format import Format
+from tierline.models.description import Attention
+
+
+def token_bytes(attention: Attention, kv_format: Format) -> int:
+    """Return the cache bytes that one token adds in one layer.
+
+    `bytes([kv_heads, head_dim]) + bytes([kv_heads, value_dim])`: the format's blocks and scales run along
+    the elements of a head. A cache that is not one K and one V per head (MLA's latent) is one row of
+    `cache_width` elements. 0 without a cache. Source: transformers' DynamicCache holds
+    [batch, kv_heads, tokens, head_dim] twice per layer; DeepSeek-V2 (arXiv 2405.04434) section 2.1 for MLA.
+    """
+    if not attention.cache_width:
+        return 0
+    heads = attention.kv_heads
+    if attention.cache_width == heads * (attention.head_dim + attention.value_dim):
+        key = kv_format.footprint_bytes((heads, attention.head_dim))
+        return key + kv_format.footprint_bytes((heads, attention.value_dim))
+    return kv_format.footprint_bytes((1, attention.cache_width))
+
+
+def keys_touched(attention: Attention, values: Values) -> Amount:
+    """Return the distinct key rows of one sequence that a pass touches: `min(keys, window + tokens - 1)`.
+
+    The last of `tokens` queries sees `window` keys, and each one before it shifts the window by one.
+    """
+    keys = attention.keys.evaluate(values)
+    if attention.window is None:
+        return keys
+    return smaller(keys, attention.window + values["tokens"] - 1)
+
+
+def cached_tokens(attention: Attention, values: Values) -> Amount:
+    """Return the tokens of one sequence that stay cached after a pass: `min(keys, window)`; 1 for a state."""
+    if attention.cache == "state":
+        return 1
+    keys = attention.keys.evaluate(values)
+    return keys if attention.window is None else smaller(keys, attention.window + 0 * keys)
+
+
+def paged(tokens: Amount, block_tokens: int) -> Amount:
+    """Return `tokens` rounded up to whole blocks of `block_tokens` (Kwon et al., arXiv 2309.06180)."""
+    return -(-tokens // block_tokens) * block_tokens
+
+
+def footprint_bytes(
+    attention: Attention, kv_format: Format, values: Values, *, block_tokens: int = 1
+) -> Amount:
+    """Return the cache bytes of one layer: `batch * tokens * token_bytes`, tokens in whole blocks."""
+    if attention.cache == "none":
+        return 0
+    tokens = paged(cached_tokens(attention, values), 1 if attention.cache == "state" else block_tokens)
+    return values["batch"] * tokens * token_bytes(attention, kv_format)
+
+
+def read_bytes(attention: Attention, kv_format: Format, values: Values, *, fresh: bool) -> Amount:
+    """Return the cache bytes that one layer reads in a pass: `batch * keys_touched * token_bytes`.
+
+    `fresh` means that the pass makes every key that it attends to (a prefill in one piece): its keys and
+    values are at hand and count as activations, not as cache. A state is read once per sequence.
+    """
+    if attention.cache == "none" or (fresh and attention.cache == "append"):
+        return 0
+    keys = 1 if attention.cache == "state" else keys_touched(attention, values)
+    return values["batch"] * keys * token_bytes(attention, kv_format)
+
+
+def write_bytes(attention: Attention, kv_format: Format, values: Values) -> Amount:
+    """Return the cache bytes that one layer writes in a pass: one row per new token, or the whole state.
+
+    A cross-attention's cache is written where it is made, not where it is read: 0.
+    """
+    if attention.cache in ("none", "cross"):
+        return 0
+    tokens = 1 if attention.cache == "state" else values["tokens"]
+    return values["batch"] * tokens * token_bytes(attention, kv_format)
