@@ -112,8 +112,8 @@ class Layer:
     block: Block
 
     def full_name(self, relative: str) -> str:
-        """Return the full module name of a tensor or operation of this layer."""
-        return f"{self.name}.{relative}" if self.name else relative
+        """Return the full module name of a tensor or operation of this layer; `""` names the layer itself."""
+        return ".".join(part for part in (self.name, relative) if part)
 
 
 @dataclass(frozen=True, slots=True)
