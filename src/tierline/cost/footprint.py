@@ -8,7 +8,7 @@ from tierline.cost.amount import Amount
 from tierline.cost.layer_pass import Costing, element_bytes, phase_values
 from tierline.cost.weights import BlockWeights, ModelWeights
 from tierline.formats.format import Format
-from tierline.models.description import Model, Phase
+from tierline.models.description import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,3 @@ def working_set_bytes(
 def _format(kind: BlockWeights, costing: Costing) -> Format:
     is_head = any(t.kind == "head" for t in kind.block.tensors)
     return costing.precision.logits if is_head else costing.precision.activations
-
-
-def last_phase(model: Model) -> Phase | None:
-    """Return the phase with most passes to come, which a plan is built around: the last one."""
-    return model.phases[-1] if model.phases else None
