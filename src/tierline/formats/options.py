@@ -43,9 +43,11 @@ class Options:
         return int(value)
 
     def choice(self, key: str, choices: Sequence[str], default: str) -> str:
-        """Take one of several words."""
+        """Take one of several words; return `default` where none was given."""
         self._known.append(f"{key}={'|'.join(choices)}")
-        value = self._given.pop(key, default)
+        value = self._given.pop(key, None)
+        if value is None:
+            return default
         if value not in choices:
             raise InputError(f"format {self._text!r}: {key}={value}: want one of {', '.join(choices)}")
         return value

@@ -35,11 +35,12 @@ class Packed:
         rows, columns = matrix_view(shape)
         if rows * columns == 0:
             return 0
-        groups = _ceil_div(columns, self.group) if self.group else 1
+        groups = ceil_div(columns, self.group) if self.group else 1
         stored = groups * self.group if self.padded else columns
-        row_bytes = _ceil_div(stored, self.pack_elements) * self.pack_bytes
-        return rows * (row_bytes + _ceil_div(groups * self.group_bits, 8)) + self.tensor_bytes
+        row_bytes = ceil_div(stored, self.pack_elements) * self.pack_bytes
+        return rows * (row_bytes + ceil_div(groups * self.group_bits, 8)) + self.tensor_bytes
 
 
-def _ceil_div(count: int, size: int) -> int:
+def ceil_div(count: int, size: int) -> int:
+    """Return how many things of `size` hold `count`."""
     return -(-count // size)

@@ -8,17 +8,17 @@ _BYTES = {
     "tf32": (4, "tf32"),
     "fp16": (2, "ieee754"),
     "bf16": (2, "bfloat16"),
-    "int64": (8, "numpy"),
-    "int32": (4, "numpy"),
-    "int16": (2, "numpy"),
-    "uint8": (1, "numpy"),
-    "bool": (1, "numpy"),
+    "int64": (8, "integers"),
+    "int32": (4, "integers"),
+    "int16": (2, "integers"),
+    "uint8": (1, "integers"),
+    "bool": (1, "integers"),
     "fp8_e8m0": (1, "ocp-mx"),
 }
 
 PLAIN = {name: Packed(name, source, 1, size) for name, (size, source) in _BYTES.items()}
 PLAIN |= {
-    "int8": Packed("int8", "numpy", 1, 1),
+    "int8": Packed("int8", "integers", 1, 1),
     "fp8": Packed("fp8", "ocp-fp8", 1, 1),
     "fp8_e5m2": Packed("fp8_e5m2", "ocp-fp8", 1, 1),
 }
