@@ -60,10 +60,16 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """A unit that computes: operations per second by number format, dense."""
+    """A unit that computes: operations per second by number format, dense (one multiply-add is two).
+
+    A format that is not a key has an unknown rate. `count` and `clock_hz` are how many units there are and
+    what clocks them, where known; the rates already include them.
+    """
 
     name: str
     flop_per_s: dict[str, Rate]
+    count: Sourced | None = None
+    clock_hz: Sourced | None = None
 
 
 @dataclass(frozen=True, slots=True)

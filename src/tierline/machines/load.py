@@ -1,0 +1,83 @@
+"""Machines by name: the shipped catalogue, a TOML file, `this` computer, and a card in a host."""
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from tierline.errors import InputError
+from tierline.machines.build import build
+from tierline.machines.draft import Draft, compose, override, read_draft
+from tierline.machines.machine import Machine
+from tierline.machines.sources import references
+
+THIS = "this"
+_MOST_BYTES = 2**20
+
+
+def machine_names() -> tuple[str, ...]:
+    """Return the names of the catalogue in alphabetical order, without `this`."""
+    files = _catalogue().iterdir()
+    return tuple(sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml")))
+
+
+def load_machine(name_or_path: str, overrides: Sequence[str] = (), *, near: Path | None = None) -> Machine:
+    """Return a machine: a catalogue name, a TOML file, `this`, or a card in a host as `CARD+HOST`.
+
+    A card without `+HOST` sits in the host that its file names. `overrides` are `PATH=VALUE` settings
+    (`host.capacity=48GiB`, `pcie.gen=3`). `near` is a path on the disk that `this` measures, by default the
+    user's cache directory. Raises InputError for an unknown name or path and a bad file.
+    """
+    card, plus, host_name = name_or_path, "", ""
+    if not Path(name_or_path).is_file():
+        card, plus, host_name = name_or_path.partition("+")
+    draft = _read(card, near)
+    if plus and draft.host is None:
+        raise InputError(f"{name_or_path}: {card} takes no host; drop +{host_name}")
+    if draft.host is not None:
+        host = _read(host_name if plus else draft.host, near)
+        if host.host is not None:
+            raise InputError(f"{name_or_path}: {host.name} is a card itself and cannot be a host")
+        draft = compose(draft, host)
+    return build(override(draft, overrides))
+
+
+def _catalogue() -> Traversable:
+    return resources.files("tierline") / "data" / "machines"
+
+
+def _read(name: str, near: Path | None) -> Draft:
+    if name == THIS:
+        from tierline.machines.this import this_table
+
+        return read_draft(THIS, this_table(near), "this computer", None)
+    if name in machine_names():
+        text = (resources.files("tierline") / "data" / "machines" / f"{name}.toml").read_text(
+            encoding="utf-8"
+        )
+        return read_draft(name, tomllib.loads(text), f"data/machines/{name}.toml", references())
+    path = Path(name)
+    if path.is_file():
+        return read_draft(path.stem, _parse(path), str(path), None)
+    if path.suffix == ".toml" or "/" in name:
+        raise InputError(f"{name[:200]!r}: no such machine file")
+    alike = difflib.get_close_matches(name, machine_names(), n=3)
+    hint = f"did you mean {' or '.join(alike)}?" if alike else "`tierline machines` lists them"
+    raise InputError(f"no machine is called {name[:80]!r}; {hint}")
+
+
+def _parse(path: Path) -> dict[str, object]:
+    """Return the table in `path`, bounded before it is read."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(data) > _MOST_BYTES:
+        raise InputError(f"{path}: is larger than 1 MiB, which no machine file needs")
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # ValueError: bad TOML, bad UTF-8 and absurd integers
+        raise InputError(f"{path}: is not a TOML file: {str(error)[:200] or 'nested too deeply'}") from None
