@@ -45,12 +45,17 @@ class WeightRead:
 
 @dataclass(frozen=True, slots=True)
 class BlockWeights:
-    """One kind of layer: its bytes as stored, its bytes without tied copies, and its reads in order."""
+    """One kind of layer: bytes of its stored tensors, its bytes without tied copies, its reads in order."""
 
     block: Block
-    stored_bytes: int
+    tensor_bytes: Mapping[str, int]
     tied_bytes: int
     reads: tuple[WeightRead, ...]
+
+    @property
+    def stored_bytes(self) -> int:
+        """Footprint of the tensors that the checkpoint holds."""
+        return sum(self.tensor_bytes.values())
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
@@ -137,7 +142,7 @@ class _Places:
         sizes = {t.name: self._bytes(component, layer, t) for t in layer.block.tensors}
         return BlockWeights(
             layer.block,
-            sum(sizes[t.name] for t in layer.block.tensors if t.in_file),
+            {t.name: sizes[t.name] for t in layer.block.tensors if t.in_file},
             sum(sizes[t.name] for t in layer.block.tensors if not t.alias_of),
             tuple(self._reads(component, layer)),
         )

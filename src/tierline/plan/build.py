@@ -14,10 +14,12 @@ from tierline.plan.phases import Setting, plan_phase
 from tierline.plan.plan import PhasePlan, Plan, Residency, TierUse
 from tierline.plan.residency import PREFETCH_DEPTH, allowed_bytes, reside
 from tierline.plan.units import read_order, stored_layers
-from tierline.units import format_bytes
+from tierline.units import KIB, format_bytes
 
 # Formats that a unit without a rate of its own for narrower numbers computes them in, narrowest first.
 _COMPUTED_IN = ("fp8", "fp16", "bf16", "tf32", "fp32")
+_STAGING_SHARE = 8
+_SMALLEST_UNIT_BYTES = 64 * KIB
 
 
 def build_plan(
@@ -32,12 +34,14 @@ def build_plan(
     hoist_static: bool = True,
     kv_block_tokens: int = 1,
     prefetch_depth: int = PREFETCH_DEPTH,
+    unit_bytes: int | None = None,
 ) -> Plan:
     """Return where every byte lives, what crosses each link per phase, and how fast it can go at best.
 
     `resident_bytes` is the most weight bytes held in the fast tier at once, staging slots included (None: all
-    that the rest leaves). `program_bytes` are instructions kept there. Raises InputError for a `keep`
-    selector that the model has not.
+    that the rest leaves). `program_bytes` are instructions kept there. Weights are pinned and streamed by the
+    layer, or by tiles of at most `unit_bytes`; where two layers are too much to stage, by tiles that use an
+    eighth of the room. Raises InputError for a `keep` selector that the model has not.
     """
     precision.check_selectors({c.name for c in model.components} | {t.tensor.kind for t in model.tensors()})
     costing = Costing(precision, activation_policy, hoist_static, kv_block_tokens)
@@ -47,11 +51,14 @@ def build_plan(
     allowed = allowed_bytes(machine.fast)
     room = max(0, allowed - footprint.others_bytes)
     capped = room if resident_bytes is None else min(room, resident_bytes)
-    stored = stored_layers(weights)
     order = read_order(weights, main) if main else ()
+    stored = stored_layers(weights, unit_bytes)
     residency = reside(machine, stored, order, capped, prefetch_depth=prefetch_depth)
-    if footprint.others_bytes > allowed and residency.strategy == "resident":  # nothing to place, yet no room
-        residency = Residency("impossible", residency.placement, residency.spare_pinned)
+    if residency.strategy == "impossible" and unit_bytes is None:  # whole layers may be too large to stage
+        stored = stored_layers(
+            weights, max(_SMALLEST_UNIT_BYTES, capped // (_STAGING_SHARE * prefetch_depth))
+        )
+        residency = reside(machine, stored, order, capped, prefetch_depth=prefetch_depth)
     rate, rate_note = compute_rate(machine, precision.activations.name)
     setting = Setting(machine, weights, stored, residency, costing, rate)
     phases = tuple(p for p in (plan_phase(phase, workload, setting) for phase in model.phases) if p)
@@ -60,7 +67,9 @@ def build_plan(
         machine=machine,
         workload=workload,
         costing=costing,
-        fits=residency.strategy == "resident",
+        resident_bytes=resident_bytes,
+        prefetch_depth=prefetch_depth,
+        fits=residency.strategy == "resident" and footprint.total_bytes <= allowed,
         short_bytes=max(0, footprint.total_bytes - allowed),
         footprint=footprint,
         residency=residency,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tierline.cost.layer_pass import Costing, LayerPass, layer_pass, phase_values
 from tierline.cost.roofline import Load, attainable
 from tierline.cost.weights import LayerWeights, ModelWeights, WeightRead
-from tierline.machines.machine import Link, Machine, Rate
+from tierline.machines.machine import Machine, Rate
 from tierline.models.description import Phase
 from tierline.models.workload import Workload
 from tierline.plan.plan import LinkUse, PhasePlan, Read, Residency, Step
@@ -33,17 +33,11 @@ class Setting:
         return self.machine.fast.name
 
     @property
-    def link(self) -> Link | None:
-        """The link over which weights stream, if any do."""
-        return None if self.residency.link is None else self.machine.link(self.residency.link)
-
-    @property
     def streamed_path(self) -> tuple[str, ...]:
-        """The links that a streamed byte crosses: its own, and the port too unless it goes straight past it."""
-        link = self.link
-        if link is None:
-            return (self.port,)
-        return (link.name,) if link.target == "compute" else (link.name, self.port)
+        """The links that a streamed byte crosses: its route, then the port unless it goes past it."""
+        route = self.residency.route
+        past = bool(route) and self.machine.link(route[-1]).target == "compute"
+        return route if past else (*route, self.port)
 
     def pinned_share(self) -> dict[str, tuple[int, int]]:
         """Return (pinned bytes, bytes) of every layer that stores weights."""
@@ -61,13 +55,14 @@ def plan_phase(phase: Phase, workload: Workload, setting: Setting) -> PhasePlan 
     """Return the plan of one phase, or None where the workload makes no pass of it."""
     values = phase_values(phase, workload.values())
     passes = phase.passes.evaluate(workload.values())
-    if not passes:
+    layers = tuple(setting.weights.of(phase.components))
+    if not passes or not _has_rows(layers, values):
         return None
     share = setting.pinned_share()
     costs: dict[int, LayerPass] = {}
     steps: list[Step] = []
     total = _Totals(passes)
-    for entry in setting.weights.of(phase.components):
+    for entry in layers:
         key = id(entry.weights)
         if key not in costs:
             costs[key] = layer_pass(entry.weights, phase, values, setting.costing)
@@ -78,6 +73,12 @@ def plan_phase(phase: Phase, workload: Workload, setting: Setting) -> PhasePlan 
         for read, count in cost.static_reads:
             total.add_once(_weight_reads(entry, read, count, share, setting))
     return total.phase_plan(phase, values, tuple(steps), setting)
+
+
+def _has_rows(layers: tuple[LayerWeights, ...], values: Mapping[str, int]) -> bool:
+    """Return whether the workload gives any operation something to do (no images, no vision)."""
+    blocks = {id(entry.weights): entry.weights.block for entry in layers}
+    return any(o.rows.evaluate(values) for block in blocks.values() for o in block.operations)
 
 
 def _reads(

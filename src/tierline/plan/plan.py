@@ -88,13 +88,14 @@ class Residency:
 
     `placement` covers the units that the main phase reads whole, in its order; `spare` are the others (other
     components, tables read by the row), of which `spare_pinned` are in the fast tier too. Units that are not
-    pinned are read over `link` when used. `home` is the tier that holds them.
+    pinned are read when used: from the tier `home` over the links of `route`, of which `link` is the slowest.
     """
 
     strategy: Strategy
     placement: Placement
     spare_pinned: tuple[Unit, ...] = ()
     spare_streamed: tuple[Unit, ...] = ()
+    route: tuple[str, ...] = ()
     link: str | None = None
     home: str | None = None
 
@@ -128,6 +129,7 @@ class TierUse:
 class Plan:
     """A model on a machine under a workload and a precision.
 
+    `resident_bytes` is the cap on weight bytes held at once that was asked for, None without one.
     `fits` says that all of it is resident in the fast tier. `short_bytes` is what is missing for that.
     """
 
@@ -135,6 +137,8 @@ class Plan:
     machine: Machine
     workload: Workload
     costing: Costing
+    resident_bytes: int | None
+    prefetch_depth: int
     fits: bool
     short_bytes: int
     footprint: Footprint

@@ -35,7 +35,7 @@ def reside(
     main_bytes, spare_bytes = _total(main), _total(spare)
     if main_bytes + spare_bytes <= capacity_bytes:
         return Residency("resident", Placement(tuple(main), (), 0, 0, capacity_bytes), tuple(spare))
-    slot_bytes = max(u.footprint_bytes for u in (*main, *spare))
+    slot_bytes = max((u.footprint_bytes for u in (*main, *spare)), default=0)
     staging_bytes = prefetch_depth * slot_bytes
     if main_bytes + staging_bytes <= capacity_bytes:
         placement = Placement(tuple(main), (), prefetch_depth, slot_bytes, capacity_bytes)
@@ -49,24 +49,44 @@ def reside(
         placement = found
     room = capacity_bytes - placement.pinned_bytes - placement.staging_bytes
     kept, streamed = _fill(spare, room)
-    link = _link_for(machine, placement.streamed_bytes + _total(streamed))
-    if link is None:
+    route = _route_for(machine, placement.streamed_bytes + _total(streamed))
+    if route is None:
         return _impossible(main, spare, capacity_bytes)
-    return Residency("streamed", placement, kept, streamed, link.name, link.source)
+    names = tuple(link.name for link in route)
+    return Residency("streamed", placement, kept, streamed, names, slowest(route).name, route[0].source)
 
 
-def incoming_links(machine: Machine) -> list[Link]:
-    """Return the links that bring data from another tier to the fast one or to compute, fastest first."""
-    fast = machine.fast.name
-    links = [x for x in machine.links if x.target in (fast, "compute") and x.source != fast]
-    known = [x for x in links if x.rate.sustained or x.rate.peak]
-    return sorted(known, key=lambda link: -link.rate.value)
+def routes(machine: Machine) -> list[tuple[Link, ...]]:
+    """Return the ways by which data comes from another tier to the fast one or straight to compute.
+
+    Each is the links in the order of travel; the one whose slowest link is fastest comes first, and of equals
+    the shortest. Links without a known rate are no way.
+    """
+    known = [x for x in machine.links if x.rate.sustained or x.rate.peak]
+    found: list[tuple[Link, ...]] = []
+    growing: list[tuple[Link, ...]] = [(x,) for x in known if x.target in (machine.fast.name, "compute")]
+    growing = [way for way in growing if way[0].source != machine.fast.name]
+    while growing:
+        found += growing
+        growing = [
+            (x, *way)
+            for way in growing
+            for x in known
+            if x.target == way[0].source
+            and x.source not in (machine.fast.name, *(y.source for y in way), *(y.target for y in way))
+        ]
+    return sorted(found, key=lambda way: (-slowest(way).rate.value, len(way)))
 
 
-def _link_for(machine: Machine, streamed_bytes: int) -> Link | None:
-    for link in incoming_links(machine):
-        if allowed_bytes(machine.tier(link.source)) >= streamed_bytes:
-            return link
+def slowest(route: Sequence[Link]) -> Link:
+    """Return the link that limits a route."""
+    return min(route, key=lambda link: link.rate.value)
+
+
+def _route_for(machine: Machine, streamed_bytes: int) -> tuple[Link, ...] | None:
+    for route in routes(machine):
+        if allowed_bytes(machine.tier(route[0].source)) >= streamed_bytes:
+            return route
     return None
 
 

@@ -23,18 +23,24 @@ class StoredLayer:
         return sum(u.footprint_bytes for u in self.units)
 
 
-def stored_layers(weights: ModelWeights) -> dict[str, StoredLayer]:
+def stored_layers(weights: ModelWeights, unit_bytes: int | None = None) -> dict[str, StoredLayer]:
     """Return every layer that stores weights, by name.
 
-    A unit is called after its layer, or `layer[start:stop]` for a tile of rows. Tables (embedding, head) are
-    cut into tiles no larger than the largest other layer, so that a staging slot need not hold a table.
+    A unit is a layer and is called after it, except that tables (embedding, head) are cut into tiles of rows,
+    `layer.tensor[start:stop]`, no larger than the largest other layer. With `unit_bytes`, every tensor is a
+    unit or tiles of at most that many bytes (one row at least).
     """
-    largest = max((e.weights.stored_bytes for e in weights.layers if not _is_table(e)), default=0)
-    return {
-        entry.layer.name: StoredLayer(entry.layer.name, tuple(_units(entry, largest)))
-        for entry in weights.layers
-        if entry.weights.stored_bytes
-    }
+    others = (e.weights.stored_bytes for e in weights.layers if not _is_table(e))
+    largest = max(others, default=0) or weights.stored_bytes
+    found = {}
+    for entry in weights.layers:
+        if unit_bytes is None and (not _is_table(entry) or entry.weights.stored_bytes <= largest):
+            units: tuple[Unit, ...] = (Unit(entry.layer.name, entry.weights.stored_bytes),)
+        else:
+            units = tuple(_tiles(entry, unit_bytes or largest))
+        if entry.weights.stored_bytes:
+            found[entry.layer.name] = StoredLayer(entry.layer.name, units)
+    return found
 
 
 def read_order(weights: ModelWeights, phase: Phase) -> tuple[str, ...]:
@@ -52,13 +58,15 @@ def _is_table(entry: LayerWeights) -> bool:
     return len(matrices) == 1 and matrices[0].kind in _TABLES
 
 
-def _units(entry: LayerWeights, largest_bytes: int) -> Iterator[Unit]:
-    name, total = entry.layer.name, entry.weights.stored_bytes
-    if not _is_table(entry) or total <= largest_bytes or not largest_bytes:
-        yield Unit(name, total)
-        return
-    rows = next(t.shape[0] for t in entry.weights.block.tensors if len(t.shape) > 1)
-    step = max(1, largest_bytes * rows // total)
-    for start in range(0, rows, step):
-        stop = min(rows, start + step)
-        yield Unit(f"{name}[{start}:{stop}]", total * stop // rows - total * start // rows)
+def _tiles(entry: LayerWeights, limit_bytes: int) -> Iterator[Unit]:
+    tensors = entry.weights.tensors
+    for name, total in entry.weights.tensor_bytes.items():
+        full = entry.layer.full_name(name)
+        rows = tensors[name].shape[0] if tensors[name].shape else 1
+        if total <= limit_bytes or rows < 2:
+            yield Unit(full, total)
+            continue
+        step = max(1, limit_bytes * rows // total)
+        for start in range(0, rows, step):
+            stop = min(rows, start + step)
+            yield Unit(f"{full}[{start}:{stop}]", total * stop // rows - total * start // rows)

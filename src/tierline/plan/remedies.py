@@ -1,0 +1,158 @@
+"""What to change: each remedy is another plan that was built, with the figures it reached."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+
+from tierline.formats.parse import parse_format, parse_weights
+from tierline.formats.precision import Precision
+from tierline.models.workload import Workload
+from tierline.plan.build import build_plan
+from tierline.plan.plan import Plan
+from tierline.units import format_bytes
+
+# From wide to narrow; a remedy goes no lower than these.
+_NARROWER = ("bf16", "mxfp8", "mxfp4")
+_LARGER_BATCH = 8
+_WORTHWHILE = 1.02  # a remedy for speed that gains less is not worth a line
+_MOST = 6
+
+
+def remedies(plan: Plan) -> tuple[str, ...]:
+    """Return what would make the model fit, or where it fits, what would make it faster, at most six lines.
+
+    Every figure is that of a plan built with the change; at most ten plans are built.
+    """
+    found = _faster(plan) if plan.fits else _fitting(plan)
+    return tuple(islice(found, _MOST))
+
+
+def _fitting(plan: Plan) -> Iterator[str]:
+    if plan.strategy == "streamed":
+        yield _streaming(plan)
+    if plan.resident_bytes is not None:
+        yield from _line(rebuild(plan, resident_bytes=None), "without a cap on resident bytes", fitting=True)
+    weights = [(name, _with_weights(plan, name)) for name in _narrower(_weight_bits(plan))]
+    fitting = [(name, other) for name, other in weights if other.fits]
+    for name, other in fitting[:1] or weights[-1:]:
+        yield from _line(other, f"use --weights {name}", fitting=False)
+    for name in _narrower(_kv_bits(plan))[:1]:
+        yield from _line(_with_kv(plan, name), f"use --kv {name}", fitting=plan.strategy == "streamed")
+    shorter = _shorter_context(plan)
+    if shorter is not None:
+        yield from _line(shorter, f"use --context {shorter.workload.context}", fitting=True)
+    if plan.workload.batch > 1:
+        one = rebuild(plan, workload=replace(plan.workload, batch=1))
+        yield from _line(one, "use --batch 1", fitting=True)
+
+
+def _faster(plan: Plan) -> Iterator[str]:
+    changes = [
+        *((f"use --weights {n}", _with_weights(plan, n)) for n in _narrower(_weight_bits(plan))),
+        *((f"use --kv {n}", _with_kv(plan, n)) for n in _narrower(_kv_bits(plan))[:1]),
+    ]
+    main = plan.main_phase
+    if main is not None and main.name == "decode" and plan.workload.batch < _LARGER_BATCH:
+        larger = rebuild(plan, workload=replace(plan.workload, batch=_LARGER_BATCH))
+        changes.append((f"use --batch {_LARGER_BATCH}", larger))
+    before = _speed(plan)
+    for what, other in changes:
+        after = _speed(other)
+        if other.fits and before and after and after > before * _WORTHWHILE:
+            yield f"{what} ({_rate(other)})"
+
+
+def rebuild(
+    plan: Plan,
+    *,
+    workload: Workload | None = None,
+    precision: Precision | None = None,
+    resident_bytes: int | None = -1,
+) -> Plan:
+    """Return the same plan with some of its inputs replaced (`resident_bytes` -1 keeps the cap)."""
+    costing = plan.costing
+    return build_plan(
+        plan.model,
+        plan.machine,
+        workload or plan.workload,
+        precision or costing.precision,
+        activation_policy=costing.activation_policy,
+        resident_bytes=plan.resident_bytes if resident_bytes == -1 else resident_bytes,
+        program_bytes=plan.footprint.program_bytes,
+        hoist_static=costing.hoist_static,
+        kv_block_tokens=costing.kv_block_tokens,
+        prefetch_depth=plan.prefetch_depth,
+    )
+
+
+def _with_weights(plan: Plan, name: str) -> Plan:
+    return rebuild(plan, precision=replace(plan.costing.precision, weights=parse_weights(name)))
+
+
+def _with_kv(plan: Plan, name: str) -> Plan:
+    return rebuild(plan, precision=replace(plan.costing.precision, kv=parse_format(name)))
+
+
+def _shorter_context(plan: Plan) -> Plan | None:
+    """Return the plan with the longest context that fits, or None where no context does.
+
+    The cache grows linearly with the context, so one division finds the candidate; activations shrink with
+    the prompt as well, which errs on the safe side.
+    """
+    context, cache_bytes = plan.workload.context, plan.footprint.kv_cache_bytes
+    if not cache_bytes or plan.short_bytes >= cache_bytes:
+        return None
+    least = plan.workload.batch  # of tokens over which a rounding of the cache may spread
+    fitting = context - -(-plan.short_bytes * context // cache_bytes) - (least > 1)
+    new = min(plan.workload.new, fitting // 2)
+    if fitting < 2:
+        return None
+    return rebuild(plan, workload=replace(plan.workload, prompt_tokens=fitting - new, new=new))
+
+
+def _line(plan: Plan, what: str, *, fitting: bool) -> Iterator[str]:
+    """Yield the remedy if its plan fits, or if it need not fit (`fitting` false) but can run."""
+    if plan.fits:
+        rate = _rate(plan)
+        yield f"{what} (fits, {rate})" if rate else f"{what} (fits)"
+    elif not fitting and plan.strategy == "streamed":
+        yield f"{what} (streams {format_bytes(plan.residency.streamed_bytes)}, {_rate(plan)})"
+
+
+def _streaming(plan: Plan) -> str:
+    residency = plan.residency
+    units = (*residency.placement.streamed, *residency.spare_streamed)
+    names = [x.name for c in plan.model.components for x in c.layers if x.block.tensors]
+    whole = set(names) & {u.name for u in units}
+    cut = {n for n in names for u in units if u.name.startswith((f"{n}.", f"{n}["))}
+    what = f"{len(whole | cut)} of {len(names)} layers" + (" (some in part)" if cut else "")
+    return f"stream {what} over {residency.link} ({_rate(plan)})"
+
+
+def _narrower(bits: float) -> list[str]:
+    return [name for name in _NARROWER if float(parse_format(name).bits_per_element) < bits]
+
+
+def _weight_bits(plan: Plan) -> float:
+    return 8 * plan.footprint.weights_bytes / max(1, plan.model.parameters)
+
+
+def _kv_bits(plan: Plan) -> float:
+    return float(plan.costing.precision.kv.bits_per_element)
+
+
+def _speed(plan: Plan) -> float | None:
+    """Return tokens (or passes) per second of the main phase."""
+    main = plan.main_phase
+    if main is None or not main.time_s:
+        return None
+    return main.tokens_per_s or main.passes / main.time_s
+
+
+def _rate(plan: Plan) -> str:
+    speed = _speed(plan)
+    if speed is None:
+        return "speed unknown"
+    main = plan.main_phase
+    unit = "tok/s" if main is not None and main.tokens_per_s else "passes/s"
+    return f"{speed:.3g} {unit}" if speed < 1 else f"{speed:,.1f} {unit}"
