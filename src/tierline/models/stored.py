@@ -1,0 +1,103 @@
+"""What lies in a checkpoint and where: header readers fill it, the engine reads weights by it."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tierline.errors import InputError
+from tierline.models.description import PlacedTensor
+
+MAX_TENSORS = 2**20
+MAX_DIMENSIONS = 8
+MAX_ELEMENTS = 2**60
+Scalar = int | float | bool | str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor of a checkpoint: `footprint_bytes` from byte `offset` of the file `path` on.
+
+    `format` is a number format's name (`bf16`, `q4_1`); `shape` has the rows' width last, as in torch.
+    """
+
+    name: str
+    format: str
+    shape: tuple[int, ...]
+    path: Path
+    offset: int
+    footprint_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArray:
+    """A list in a GGUF file's metadata, left where it is: `gguf_header.read_array` reads it when asked."""
+
+    element_type: int
+    count: int
+    path: Path
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The header of a checkpoint: every stored tensor by its name, and the metadata beside them.
+
+    `path` is what was opened (a file, an index or a directory); the tensors say which file each is in.
+    """
+
+    kind: Literal["safetensors", "gguf"]
+    path: Path
+    tensors: Mapping[str, StoredTensor]
+    metadata: Mapping[str, Scalar | StoredArray]
+
+    @property
+    def footprint_bytes(self) -> int:
+        """Bytes of all tensors, without headers and padding between them."""
+        return sum(t.footprint_bytes for t in self.tensors.values())
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the tensors, sorted."""
+        return tuple(sorted({t.path for t in self.tensors.values()}))
+
+
+def element_count(shape: Iterable[int], where: str) -> int:
+    """Return the product of `shape`; raise InputError before it grows past MAX_ELEMENTS."""
+    count = 1
+    for size in shape:
+        count *= size
+        if count > MAX_ELEMENTS:
+            raise InputError(f"{where}: shape {list(shape)} has more than 2^60 elements")
+    return count
+
+
+def check_layout(tensors: Iterable[StoredTensor], file_bytes: int, path: Path) -> None:
+    """Raise InputError if a tensor of one file lies outside it or over another."""
+    end, previous = 0, ""
+    for tensor in sorted(tensors, key=lambda t: (t.offset, t.footprint_bytes)):
+        stop = tensor.offset + tensor.footprint_bytes
+        if stop > file_bytes:
+            raise InputError(
+                f"{path}: tensor {tensor.name[:120]!r} ends at byte {stop:,}, but the file has "
+                f"{file_bytes:,}: it is truncated; fetch it again"
+            )
+        if tensor.footprint_bytes and tensor.offset < end:
+            raise InputError(f"{path}: tensors {previous[:120]!r} and {tensor.name[:120]!r} overlap")
+        end, previous = max(end, stop), tensor.name
+
+
+def stored_parts(placed: PlacedTensor) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the name and shape of every stored tensor that makes up one tensor of a module.
+
+    Mostly that is one. ` + ` in a stored name joins tensors along the last dimension but one (gate and up),
+    and `{e}` stands for each index of the first dimension (experts that a file holds apart).
+    """
+    names, shape = placed.stored_name.split(" + "), placed.tensor.shape
+    if len(names) > 1:
+        shape = (*shape[:-2], shape[-2] // len(names), shape[-1])
+    if "{e}" not in placed.stored_name:
+        yield from ((name, shape) for name in names)
+        return
+    for expert in range(shape[0]):
+        yield from ((name.replace("{e}", str(expert)), shape[1:]) for name in names)
