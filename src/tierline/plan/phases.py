@@ -110,7 +110,7 @@ def _weight_reads(
     Rows of a table of which any part is streamed come from the table's home.
     """
     owner = read.owner or entry.layer.name
-    pinned, held = share[owner]
+    pinned, held = share.get(owner, (1, 1))  # what no file holds (a table made at load) is not streamed
     expected = round(count)
     fast = expected if pinned == held else 0 if read.by_row else expected * pinned // held
     if fast:

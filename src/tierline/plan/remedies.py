@@ -123,10 +123,17 @@ def _streaming(plan: Plan) -> str:
     residency = plan.residency
     units = (*residency.placement.streamed, *residency.spare_streamed)
     names = [x.name for c in plan.model.components for x in c.layers if x.block.tensors]
-    whole = set(names) & {u.name for u in units}
-    cut = {n for n in names for u in units if u.name.startswith((f"{n}.", f"{n}["))}
-    what = f"{len(whole | cut)} of {len(names)} layers" + (" (some in part)" if cut else "")
-    return f"stream {what} over {residency.link} ({_rate(plan)})"
+    streamed = {_layer_of(unit.name, frozenset(names)) for unit in units}
+    in_part = "" if {u.name for u in units} == streamed else " (some in part)"
+    return f"stream {len(streamed)} of {len(names)} layers{in_part} over {residency.link} ({_rate(plan)})"
+
+
+def _layer_of(unit: str, layers: frozenset[str]) -> str:
+    """Return the layer that a unit (`layer`, `layer.tensor` or `layer.tensor[start:stop]`) is part of."""
+    name = unit.partition("[")[0]
+    while name and name not in layers:
+        name = name.rpartition(".")[0]
+    return name
 
 
 def _narrower(bits: float) -> list[str]:

@@ -1,0 +1,90 @@
+"""A finished run as a table and as JSON."""
+
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from tierline.units import format_bytes, format_rate, format_seconds
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tierline.run.report import Comparison, RunReport
+
+_INNER = ("prediction",)
+
+
+def run_json(report: "RunReport") -> dict[str, object]:
+    """Return the run in base units, units in the keys, with the rows planned | measured."""
+    document: dict[str, object] = {
+        field.name: getattr(report, field.name) for field in fields(report) if field.name not in _INNER
+    }
+    document["token_ids"] = list(report.token_ids)
+    document["bound"] = report.prediction.bound
+    document["rows"] = [
+        {
+            "quantity": row.quantity,
+            "unit": row.unit,
+            "planned": row.planned,
+            "measured": row.measured,
+            "error_fraction": row.error_fraction,
+        }
+        for row in report.rows
+    ]
+    return document
+
+
+def run_table(report: "RunReport") -> "Table":
+    """Return the table planned | measured, with the error of each row."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title=_title(report), title_justify="left", title_style="bold")
+    table.add_column("")
+    for heading in ("planned", "measured", "error"):
+        table.add_column(heading, justify="right")
+    for row in report.rows:
+        error = row.error_fraction
+        table.add_row(
+            row.quantity,
+            _shown(row.planned, row.unit),
+            _shown(row.measured, row.unit),
+            "-" if error is None else f"{error:+.1%}",
+        )
+    return table
+
+
+def run_summary(report: "RunReport") -> str:
+    """Return the lines under the table: where the weights were, the first token, and who waited."""
+    held, streamed = report.weights_pinned_bytes, report.weights_streamed_bytes
+    lines = [
+        f"weights: {format_bytes(held)} pinned, {format_bytes(streamed)} read per token, "
+        f"at most {format_bytes(report.weights_resident_peak_bytes)} held at once",
+    ]
+    if report.time_to_first_token_s is not None:
+        first = f"first token after {format_seconds(report.time_to_first_token_s)}"
+        if report.stall_s_per_token is not None:
+            first += f"; compute waited {format_seconds(report.stall_s_per_token)} per token for the disk"
+        lines.append(first)
+    return "\n".join(lines)
+
+
+def _title(report: "RunReport") -> str:
+    count = len(report.token_ids)
+    return f"planned | measured, {count} tokens, bound: {report.prediction.bound}"
+
+
+def _shown(value: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    if unit == "B":
+        return format_bytes(value)
+    return format_rate(value) if unit == "B/s" else f"{value:.2f} {unit}"
+
+
+def print_run(report: "RunReport") -> None:
+    """Print the table and the summary to stdout."""
+    from rich.console import Console
+
+    console = Console()
+    console.print(run_table(report))
+    console.print(run_summary(report), highlight=False)

@@ -1,0 +1,145 @@
+"""The JSON of `--json`: base units, the unit in the key. A time that is not known is null."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tierline.cost.layer_pass import Costing
+from tierline.formats.precision import Precision
+from tierline.models.description import Model
+from tierline.models.workload import Workload
+from tierline.plan.plan import PhasePlan, Plan, Residency
+from tierline.plan.remedies import remedies
+
+Json = dict[str, Any]
+
+
+def plan_json(plan: Plan) -> Json:
+    """Return a plan as JSON-ready data; figures of a phase are totals over its passes."""
+    return {
+        "model": plan.model.name,
+        "machine": plan.machine.name,
+        "workload": workload_json(plan.workload),
+        "precision": precision_json(plan.costing),
+        "fits": plan.fits,
+        "strategy": plan.strategy,
+        "short_bytes": plan.short_bytes,
+        "remedies": list(remedies(plan)),
+        "footprint": _footprint_json(plan),
+        "parameters": _parameters_json(plan.model),
+        "tiers": [
+            {
+                "name": t.name,
+                "capacity_bytes": t.capacity_bytes,
+                "allowed_bytes": t.allowed_bytes,
+                "used_bytes": t.used_bytes,
+            }
+            for t in plan.tiers
+        ],
+        "residency": _residency_json(plan.residency),
+        "phases": [_phase_json(phase) for phase in plan.phases],
+        "time_to_first_token_s": plan.time_to_first_token_s,
+        "actions_per_s": plan.actions_per_s,
+        "notes": list(plan.notes),
+    }
+
+
+def workload_json(workload: Workload) -> Json:
+    """Return what is asked of the model: counts."""
+    return {
+        "batch": workload.batch,
+        "prompt_tokens": workload.prompt_tokens,
+        "new": workload.new,
+        "context": workload.context,
+        "images": workload.images,
+        "steps": workload.steps,
+    }
+
+
+def precision_json(costing: Costing) -> Json:
+    """Return the names of the formats in use; weights `stored` keep what the checkpoint has."""
+    precision = costing.precision
+    return {
+        "weights": weights_name(precision),
+        "kv": precision.kv.name,
+        "activations": precision.activations.name,
+        "activation_policy": costing.activation_policy,
+        "keep": {selector: chosen.name for selector, chosen in precision.keep},
+    }
+
+
+def weights_name(precision: Precision) -> str:
+    """Return the name of the weights' format, or `stored`."""
+    return "stored" if precision.weights is None else precision.weights.name
+
+
+def parameters_by_component(model: Model) -> Mapping[str, int]:
+    """Return the elements of the tensors that the checkpoint holds, by component."""
+    totals = {component.name: 0 for component in model.components}
+    for placed in model.tensors():
+        if placed.tensor.in_file:
+            totals[placed.component] += placed.tensor.elements
+    return totals
+
+
+def _footprint_json(plan: Plan) -> Json:
+    footprint = plan.footprint
+    return {
+        "weights_bytes": footprint.weights_bytes,
+        "tied_weights_bytes": footprint.tied_weights_bytes,
+        "kv_cache_bytes": footprint.kv_cache_bytes,
+        "activation_bytes": footprint.activation_bytes,
+        "program_bytes": footprint.program_bytes,
+        "runtime_bytes": footprint.runtime_bytes,
+        "total_bytes": footprint.total_bytes,
+        "by_component_bytes": dict(footprint.by_component_bytes),
+    }
+
+
+def _parameters_json(model: Model) -> Json:
+    by_component = dict(parameters_by_component(model))
+    return {
+        "total": sum(by_component.values()),
+        "tied_total": model.tied_parameters,
+        "by_component": by_component,
+    }
+
+
+def _residency_json(residency: Residency) -> Json:
+    return {
+        "pinned_bytes": residency.pinned_bytes,
+        "streamed_bytes": residency.streamed_bytes,
+        "staging_bytes": residency.placement.staging_bytes,
+        "slots": residency.placement.slots,
+        "link": residency.link,
+        "route": list(residency.route),
+        "home": residency.home,
+    }
+
+
+def _phase_json(phase: PhasePlan) -> Json:
+    return {
+        "name": phase.name,
+        "passes": phase.passes,
+        "tokens_per_pass": phase.tokens,
+        "context": phase.context,
+        "weight_read_bytes": phase.weight_read_bytes,
+        "weight_read_bytes_per_pass": phase.weight_read_bytes_per_pass,
+        "kv_read_bytes": phase.kv_read_bytes,
+        "kv_write_bytes": phase.kv_write_bytes,
+        "activation_traffic_bytes": phase.activation_traffic_bytes,
+        "flop": phase.flop,
+        "compute_s": phase.compute_s,
+        "time_s": phase.time_s,
+        "bound": phase.bound,
+        "tokens_per_s": phase.tokens_per_s,
+        "rate_kind": phase.rate_kind,
+        "links": [
+            {
+                "name": use.name,
+                "traffic_bytes": use.traffic_bytes,
+                "time_s": use.time_s,
+                "rate_kind": use.rate_kind,
+            }
+            for use in phase.links
+        ],
+    }
