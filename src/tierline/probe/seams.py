@@ -66,6 +66,17 @@ def installed(
             del mapping[NAME]
 
 
+@contextmanager
+def replaced(home: object, name: str, function: Any) -> Iterator[None]:  # noqa: ANN401
+    """Have `home.name` be `function` while the context lasts."""
+    original = getattr(home, name)
+    setattr(home, name, function)
+    try:
+        yield
+    finally:
+        setattr(home, name, original)
+
+
 def use_seams(model: PreTrainedModel) -> None:
     """Let `model` call what is installed as NAME wherever its code goes through transformers' interfaces.
 
