@@ -3,8 +3,15 @@
 from tierline.models.compose import smolvlm_model
 from tierline.models.decoder import decoder_model
 from tierline.models.description import Model
-from tierline.models.families import decoder_config
+from tierline.models.families import FAMILIES, decoder_config
 from tierline.models.fields import Fields
+
+VISION_LANGUAGE = ("smolvlm", "idefics3")
+
+
+def reads(fields: Fields) -> bool:
+    """Return whether there is a native reader for this `model_type`."""
+    return fields.text("model_type") in (*VISION_LANGUAGE, *FAMILIES)
 
 
 def model_from_config(name: str, fields: Fields, source: str) -> Model:
@@ -13,6 +20,6 @@ def model_from_config(name: str, fields: Fields, source: str) -> Model:
     Raises InputError for an architecture without a native reader, naming the nearest known ones, and for
     fields that are missing or out of range.
     """
-    if fields.text("model_type") in ("smolvlm", "idefics3"):
+    if fields.text("model_type") in VISION_LANGUAGE:
         return smolvlm_model(name, fields, source)
     return decoder_model(name, decoder_config(fields), source)
