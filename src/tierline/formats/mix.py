@@ -24,7 +24,8 @@ Depth = Literal["all", "more_bits", "first_eighth", "first_sixteenth", "first_4"
 _FALLBACKS = {"q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
 # What converters leave as numbers: vectors and norms, router, positions, state-space parameters, kernels.
 _UNQUANTISED = ("norms", "biases", "router", "positions", "state", "conv")
-# llama.cpp treats fused QKV and MLA's KV up-projection as it treats values.
+# Fused QKV and MLA's KV up-projection are treated as values. (Files from before llama.cpp's refactoring of
+# 2026 have fused QKV in q5_k under q4_k_m and in q6_k under q5_k_m throughout.)
 _ATTENTION_ROLES: tuple[tuple[Role, str], ...] = (
     ("attn_v", r"(attn_)?v(_proj|_lin|alue)?|kv_b_proj|attn_kv_b"),
     ("attn_v", r"c_attn|(attn_)?qkv(_proj)?|Wqkv|query_key_value|in_proj(_weight)?"),
