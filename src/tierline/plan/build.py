@@ -52,13 +52,14 @@ def build_plan(
     room = max(0, allowed - footprint.others_bytes)
     capped = room if resident_bytes is None else min(room, resident_bytes)
     order = read_order(weights, main) if main else ()
+    whole = frozenset(name for phase in model.phases for name in read_order(weights, phase))
     stored = stored_layers(weights, unit_bytes)
-    residency = reside(machine, stored, order, capped, prefetch_depth=prefetch_depth)
+    residency = reside(machine, stored, order, whole, capped, prefetch_depth=prefetch_depth)
     if residency.strategy == "impossible" and unit_bytes is None:  # whole layers may be too large to stage
         stored = stored_layers(
             weights, max(_SMALLEST_UNIT_BYTES, capped // (_STAGING_SHARE * prefetch_depth))
         )
-        residency = reside(machine, stored, order, capped, prefetch_depth=prefetch_depth)
+        residency = reside(machine, stored, order, whole, capped, prefetch_depth=prefetch_depth)
     rate, rate_note = compute_rate(machine, precision.activations.name)
     setting = Setting(machine, weights, stored, residency, costing, rate)
     phases = tuple(p for p in (plan_phase(phase, workload, setting) for phase in model.phases) if p)
@@ -85,7 +86,7 @@ def compute_rate(machine: Machine, format_name: str) -> tuple[Rate | None, str]:
     A unit without a rate for the format itself is taken to compute it in the next wider float that it has.
     """
     base = format_name.partition(":")[0].removeprefix("mx")
-    start = _COMPUTED_IN.index(base) + 1 if base in _COMPUTED_IN else 0
+    start = _COMPUTED_IN.index(base) + 1 if base in _COMPUTED_IN else 1  # whole numbers: no fp8
     for name in (base, *_COMPUTED_IN[start:]):
         rates = [
             r for unit in machine.compute if (r := unit.flop_per_s.get(name)) and (r.sustained or r.peak)

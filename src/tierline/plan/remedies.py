@@ -33,6 +33,7 @@ def _fitting(plan: Plan) -> Iterator[str]:
     if plan.resident_bytes is not None:
         yield from _line(rebuild(plan, resident_bytes=None), "without a cap on resident bytes", fitting=True)
     weights = [(name, _with_weights(plan, name)) for name in _narrower(_weight_bits(plan))]
+    weights = [(n, p) for n, p in weights if p.footprint.weights_bytes < plan.footprint.weights_bytes]
     fitting = [(name, other) for name, other in weights if other.fits]
     for name, other in fitting[:1] or weights[-1:]:
         yield from _line(other, f"use --weights {name}", fitting=False)
@@ -94,20 +95,20 @@ def _with_kv(plan: Plan, name: str) -> Plan:
 
 
 def _shorter_context(plan: Plan) -> Plan | None:
-    """Return the plan with the longest context that fits, or None where no context does.
+    """Return the plan with the longest context that should fit, or None where no context does.
 
-    The cache grows linearly with the context, so one division finds the candidate; activations shrink with
-    the prompt as well, which errs on the safe side.
+    Cache and activations grow no faster than the context, so one division finds the candidate. It keeps the
+    new tokens and cuts the prompt, of which the activations are: the error is on the safe side.
     """
-    context, cache_bytes = plan.workload.context, plan.footprint.kv_cache_bytes
-    if not cache_bytes or plan.short_bytes >= cache_bytes:
+    growing_bytes = plan.footprint.kv_cache_bytes + plan.footprint.activation_bytes
+    room = growing_bytes - plan.short_bytes
+    if not growing_bytes or room <= 0:
         return None
-    least = plan.workload.batch  # of tokens over which a rounding of the cache may spread
-    fitting = context - -(-plan.short_bytes * context // cache_bytes) - (least > 1)
-    new = min(plan.workload.new, fitting // 2)
-    if fitting < 2:
+    context = plan.workload.context * room // growing_bytes
+    if context < 2:
         return None
-    return rebuild(plan, workload=replace(plan.workload, prompt_tokens=fitting - new, new=new))
+    new = min(plan.workload.new, context // 2)
+    return rebuild(plan, workload=replace(plan.workload, prompt_tokens=context - new, new=new))
 
 
 def _line(plan: Plan, what: str, *, fitting: bool) -> Iterator[str]:

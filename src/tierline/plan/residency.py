@@ -1,6 +1,6 @@
 """Which strategy a machine allows: everything resident, some of it streamed over a link, or neither."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from tierline.machines.machine import Link, Machine, Tier
 from tierline.place.placement import Placement, Unit, place
@@ -20,6 +20,7 @@ def reside(
     machine: Machine,
     stored: Mapping[str, StoredLayer],
     order: Sequence[str],
+    whole: Set[str],
     capacity_bytes: int,
     *,
     prefetch_depth: int = PREFETCH_DEPTH,
@@ -27,26 +28,19 @@ def reside(
     """Return where the weights live if `capacity_bytes` of the fast tier are theirs, staging slots included.
 
     Units that the main phase reads in `order` are placed first, since they cost traffic in every pass; what
-    room is left goes to the others. Impossible where no link comes from a tier that can hold the streamed
-    ones, or where not even the slots fit.
+    room is left goes to the others. Layers not in `whole` are tables that every phase reads by the row, which
+    takes no slot. Impossible where no route comes from a tier that can hold the streamed units, or where not
+    even the slots fit.
     """
     main = [unit for name in order if name in stored for unit in stored[name].units]
-    spare = [unit for name, layer in stored.items() if name not in order for unit in layer.units]
-    main_bytes, spare_bytes = _total(main), _total(spare)
-    if main_bytes + spare_bytes <= capacity_bytes:
+    others = [layer for name, layer in stored.items() if name not in order]
+    staged = [unit for layer in others if layer.layer in whole for unit in layer.units]
+    spare = [*staged, *(unit for layer in others if layer.layer not in whole for unit in layer.units)]
+    if _total(main) + _total(spare) <= capacity_bytes:
         return Residency("resident", Placement(tuple(main), (), 0, 0, capacity_bytes), tuple(spare))
-    slot_bytes = max((u.footprint_bytes for u in (*main, *spare)), default=0)
-    staging_bytes = prefetch_depth * slot_bytes
-    if main_bytes + staging_bytes <= capacity_bytes:
-        placement = Placement(tuple(main), (), prefetch_depth, slot_bytes, capacity_bytes)
-    else:
-        within = min(
-            capacity_bytes, main_bytes - 1
-        )  # some of it streams, if only to leave room for the slots
-        found = place(main, within, slots=prefetch_depth, slot_bytes=slot_bytes) if within > 0 else None
-        if found is None:
-            return _impossible(main, spare, capacity_bytes)
-        placement = found
+    placement = _place_main(main, staged, capacity_bytes, prefetch_depth)
+    if placement is None:
+        return _impossible(main, spare, capacity_bytes)
     room = capacity_bytes - placement.pinned_bytes - placement.staging_bytes
     kept, streamed = _fill(spare, room)
     route = _route_for(machine, placement.streamed_bytes + _total(streamed))
@@ -54,6 +48,20 @@ def reside(
         return _impossible(main, spare, capacity_bytes)
     names = tuple(link.name for link in route)
     return Residency("streamed", placement, kept, streamed, names, slowest(route).name, route[0].source)
+
+
+def _place_main(
+    main: Sequence[Unit], staged: Sequence[Unit], capacity_bytes: int, prefetch_depth: int
+) -> Placement | None:
+    """Return a placement of what the main phase reads whole; slots serve the `staged` units too."""
+    main_bytes = _total(main)
+    if main_bytes + _total(staged) <= capacity_bytes:
+        return Placement(tuple(main), (), 0, 0, capacity_bytes)
+    slot_bytes = max(u.footprint_bytes for u in (*main, *staged))
+    if main_bytes + prefetch_depth * slot_bytes <= capacity_bytes:
+        return Placement(tuple(main), (), prefetch_depth, slot_bytes, capacity_bytes)
+    within = min(capacity_bytes, main_bytes - 1)  # some of it streams, if only to leave room for the slots
+    return place(main, within, slots=prefetch_depth, slot_bytes=slot_bytes) if within > 0 else None
 
 
 def routes(machine: Machine) -> list[tuple[Link, ...]]:
