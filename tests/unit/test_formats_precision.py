@@ -103,8 +103,8 @@ def test_183_matrices_of_smolvlm2_need_the_fallback(smolvlm2: list[Weight]) -> N
     }
 
 
-# Tensor counts that llama.cpp prints when it loads a Llama 2 7B file of that type (logs in public repositories;
-# q3_k_l from Llama 3.1 8B, which has the same tensors and one more vector).
+# Tensor counts that llama.cpp prints when it loads a Llama 2 7B file of that type (logs in public
+# repositories; q3_k_l from Llama 3.1 8B, which has the same tensors and one more vector).
 LLAMA_2_7B = {
     "q8_0": {"q8_0": 226, "fp32": 65},
     "q6_k": {"q6_k": 226, "fp32": 65},
@@ -144,8 +144,8 @@ def test_smollm2_with_a_tied_embedding_has_the_types_of_its_file() -> None:
     assert types("q4_1", layers + ends) == {"q4_1": 210, "fp32": 61, "q8_0": 1}
 
 
-# Sizes in GB of bartowski's Llama 3.1 70B files, as copied at ozeki.chat/p_8590-understanding-ai-model-files.html;
-# besides the tensors they hold some 8 MB of vocabulary.
+# Sizes in GB of bartowski's Llama 3.1 70B files, as copied at
+# ozeki.chat/p_8590-understanding-ai-model-files.html; besides the tensors they hold some 8 MB of vocabulary.
 LLAMA_3_1_70B_GB = {
     "q8_0": 74.98,
     "q6_k": 57.89,
