@@ -8,7 +8,7 @@ from tierline.units import format_bytes, format_rate, format_seconds
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tierline.run.report import Comparison, RunReport
+    from tierline.run.report import RunReport
 
 _INNER = ("prediction",)
 

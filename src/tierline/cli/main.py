@@ -1,0 +1,61 @@
+"""The command line: one verb per file, each imported when it is used, so that --help is instant."""
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+import typer
+
+from tierline.errors import TierlineError
+
+# Verb -> what it is for, in a line. The function is the one of that name in tierline.cli.VERB.
+VERBS = {
+    "plan": "Does it fit, where does every byte live, how fast can it go at best?",
+    "run": "Run a model for real, its weights streamed from disk under a memory budget.",
+    "models": "List the models that Tierline knows by name, or show one.",
+    "machines": "List the machines that Tierline knows by name, or show one.",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 when the question was answered, 2 when the input has to be mended."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    verb = next((a for a in arguments if not a.startswith("-")), "")
+    try:
+        _app(verb)(arguments, prog_name="tierline")
+    except TierlineError as error:
+        sys.stderr.write(f"tierline: {error}\n")
+        sys.exit(2)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"tierline: {where}{error.strerror or error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ntierline: interrupted\n")
+        sys.exit(130)
+
+
+def _app(verb: str) -> typer.Typer:
+    """Return the application with `verb` imported and the others by name only."""
+    app = typer.Typer(
+        help="Plan, simulate and run transformers that are bigger than the fast memory they have.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(epilog="Try: tierline plan smolvlm2-256m --on nexys-video --weights mxfp8:block=8")(_root)
+    for name, purpose in VERBS.items():
+        function: Callable[..., None] = _listed
+        if name == verb:
+            function = getattr(import_module(f"tierline.cli.{name}"), name)
+        app.command(name, short_help=purpose)(function)
+    return app
+
+
+def _root() -> None:
+    """Take no options of its own; with it, a single verb is still a verb."""
+
+
+def _listed() -> None:
+    """Stand for a verb that was not asked for: only its name and purpose are shown."""

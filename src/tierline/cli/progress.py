@@ -1,0 +1,54 @@
+"""Progress of long work on stderr: what is happening, how far it is, its rate and the time left."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+class LoadingBar:
+    """A line that says what is being done, and a bar once there are bytes to count."""
+
+    def __init__(self, progress: "Progress", task: "TaskID") -> None:
+        self._progress, self._task = progress, task
+
+    def say(self, what: str) -> None:
+        """Change what the line says."""
+        self._progress.update(self._task, description=what)
+
+    def loading(self, done_bytes: int, total_bytes: int) -> None:
+        """Show how much of the pinned weights is in memory."""
+        self._progress.update(
+            self._task, description="loading pinned weights", completed=done_bytes, total=total_bytes
+        )
+
+    def stop(self) -> None:
+        """Take the line away; a second call does nothing."""
+        self._progress.stop()
+
+
+@contextmanager
+def loading_bar(what: str) -> Iterator[LoadingBar]:
+    """Show a bar on stderr until it is stopped or the block ends; off a terminal nothing is shown."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield LoadingBar(progress, progress.add_task(what, total=None))

@@ -1,0 +1,97 @@
+"""Hand stored weights to transformers' own modules: the one place where a module's weights come from us."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from tierline.run.matrix import Matrix, RowTable
+
+
+@dataclass(slots=True)
+class Rehearsal:
+    """A switch that all attached modules share: while `on`, they return zeros and touch no weights.
+
+    A rehearsed pass takes the time and the memory of everything but the weights.
+    """
+
+    on: bool = False
+
+
+@dataclass(slots=True)
+class LinearForward:
+    """Takes the place of nn.Linear's forward. `rotary_heads` undoes GGUF's order of rotary pairs (0: none).
+
+    GGUF files of llama store query and key rows with each head's rotary pairs interleaved; ordering the
+    output instead of the rows leaves the weights as they are stored, and is exact.
+    """
+
+    name: str
+    matrices: Mapping[str, Matrix]
+    module: nn.Linear
+    rehearsal: Rehearsal
+    rotary_heads: int = 0
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x @ W.T + bias`, shape `(..., out_features)`."""
+        if self.rehearsal.on:
+            return x.new_zeros(*x.shape[:-1], self.module.out_features)
+        y = self.matrices[self.name].matmul(x)
+        if self.rotary_heads:
+            pairs = y.view(*y.shape[:-1], self.rotary_heads, -1, 2)
+            y = pairs.transpose(-1, -2).reshape(y.shape)
+        return y if self.module.bias is None else y + self.module.bias
+
+
+@dataclass(slots=True)
+class EmbeddingForward:
+    """Takes the place of nn.Embedding's forward: reads the rows that the input names."""
+
+    name: str
+    tables: Mapping[str, RowTable]
+    module: nn.Embedding
+    rehearsal: Rehearsal
+
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the rows at `ids`, shape `(*ids.shape, embedding_dim)`."""
+        if self.rehearsal.on:
+            return torch.zeros(*ids.shape, self.module.embedding_dim, dtype=self.module.weight.dtype)
+        return self.tables[self.name].rows(ids)
+
+
+def matrix_modules(model: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Embedding]]:
+    """Yield the modules whose weight is a matrix that can be streamed, with their names."""
+    for name, module in model.named_modules():
+        if type(module) in (nn.Linear, nn.Embedding):
+            yield name, module
+
+
+def fixed_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Yield every other parameter as (full name, module, attribute): small, and held all the time."""
+    streamed = {f"{name}.weight" for name, _ in matrix_modules(model)}
+    for path, module in model.named_modules():
+        for attribute, _ in module.named_parameters(recurse=False):
+            name = f"{path}.{attribute}" if path else attribute
+            if name not in streamed:
+                yield name, module, attribute
+
+
+def attach(
+    model: nn.Module,
+    matrices: Mapping[str, Matrix],
+    tables: Mapping[str, RowTable],
+    rotary_heads: Mapping[str, int],
+) -> Rehearsal:
+    """Give every matrix module of `model` its forward; return the switch that rehearses passes.
+
+    `matrices` and `tables` are looked up by module name when a pass needs them, so they may be filled later.
+    """
+    rehearsal = Rehearsal()
+    for name, module in matrix_modules(model):
+        if isinstance(module, nn.Embedding):
+            forward: LinearForward | EmbeddingForward = EmbeddingForward(name, tables, module, rehearsal)
+        else:
+            forward = LinearForward(name, matrices, module, rehearsal, rotary_heads.get(name, 0))
+        module.forward = forward  # type: ignore[method-assign,assignment]
+    return rehearsal

@@ -1,0 +1,38 @@
+"""How many bytes of weights a run may hold, from what the user allows and what the process takes anyway."""
+
+from tierline.cost.kv import token_bytes
+from tierline.errors import BudgetError
+from tierline.formats.parse import parse_format
+from tierline.machines.memory import read_memory
+from tierline.models.description import Model
+from tierline.units import format_bytes
+
+
+def weight_budget(*, resident: int | None, memory: int | None, reserved_bytes: int, kv_bytes: int) -> int:
+    """Return the most weight bytes to hold at once, staging included.
+
+    `resident` is that number as the user gave it, `memory` the most for the whole process, of which
+    `reserved_bytes` (measured in a rehearsed pass) and the cache's growth come first. Without either, what
+    is free on this computer is the process's. Raises BudgetError where nothing is left.
+    """
+    allowed = memory if memory is not None else read_memory().free_bytes + reserved_bytes
+    left = allowed - reserved_bytes - kv_bytes
+    if left <= 0:
+        raise BudgetError(
+            f"--memory {format_bytes(allowed)} is too little: the process takes "
+            f"{format_bytes(reserved_bytes)} without weights (interpreter, libraries, activations) and the cache of this run "
+            f"{format_bytes(kv_bytes)}; weights come on top"
+        )
+    return left if resident is None else min(left, resident)
+
+
+def kv_token_bytes(model: Model, format_name: str) -> int:
+    """Return what one token adds to the cache of all layers, held in format `format_name`."""
+    kv_format = parse_format(format_name)
+    return sum(
+        token_bytes(operation.attention, kv_format)
+        for component in model.components
+        for layer in component.layers
+        for operation in layer.block.operations
+        if operation.attention is not None
+    )

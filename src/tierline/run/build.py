@@ -1,0 +1,80 @@
+"""Build transformers' own module classes around placeholders: every shape and dtype, no weights."""
+
+from collections.abc import Mapping
+from typing import NoReturn
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from tierline.errors import InputError
+
+
+def build_model(config: Mapping[str, object], dtype: torch.dtype) -> PreTrainedModel:
+    """Return the causal language model that `config` describes, in evaluation mode, holding no weights.
+
+    Every parameter is a placeholder of the right shape and dtype in one element of NaN, so that a weight
+    that was never handed over shows in the output. Buffers that the code computes (rotary frequencies) are
+    real. Saving, moving and resizing are refused: they would write or need weights that are not there.
+    """
+    return _placeheld(_on_meta(_config(config), dtype), dtype)
+
+
+def _config(config: Mapping[str, object]) -> PreTrainedConfig:
+    fields = dict(config)
+    model_type = fields.pop("model_type", None)
+    if not isinstance(model_type, str):
+        raise InputError("the model's config names no model_type, so no class can be chosen to run it")
+    try:
+        return AutoConfig.for_model(model_type, **fields)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"transformers cannot use this config of model_type {model_type!r}: {error}"
+        ) from error
+
+
+def _on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+            )
+    except (ValueError, KeyError) as error:
+        raise InputError(f"transformers cannot build {config.model_type!r} as a decoder: {error}") from error
+    model.eval()
+    return model
+
+
+def _placeheld(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, placeholder(parameter.shape, dtype))
+        for name, buffer in module.named_buffers(recurse=False):
+            module.register_buffer(
+                name,
+                torch.empty_like(buffer, device="cpu"),
+                name not in module._non_persistent_buffers_set,  # noqa: SLF001
+            )
+    # Parameters are marked as initialised above, so that this computes the buffers and nothing else.
+    model.init_weights()
+    for name in ("save_pretrained", "to", "cuda", "half", "float", "bfloat16", "resize_token_embeddings"):
+        setattr(model, name, _refuse(name))
+    return model
+
+
+def placeholder(shape: torch.Size, dtype: torch.dtype) -> nn.Parameter:
+    """Return a parameter of `shape` that takes one element of memory and makes NaN of whatever uses it."""
+    one = torch.full((1,) * len(shape), torch.nan, dtype=dtype)
+    parameter = nn.Parameter(one.expand(shape), requires_grad=False)
+    parameter._is_hf_initialized = True  # type: ignore[attr-defined]  # noqa: SLF001 - transformers' own mark
+    return parameter
+
+
+def _refuse(name: str) -> object:
+    def refused(*_: object, **__: object) -> NoReturn:
+        raise InputError(
+            f".{name}() is not possible on a streamed model: its weights stay on disk. "
+            "Load the checkpoint with transformers for that"
+        )
+
+    return refused

@@ -1,0 +1,92 @@
+"""Ask a model something and take its answer token by token, with the time and the bytes of each."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+
+from tierline.run.request import Request
+
+
+@dataclass(slots=True)
+class Answer:
+    """Tokens so far, when each arrived (seconds since the start) and what had been read by then (bytes)."""
+
+    token_ids: list[int] = field(default_factory=list)
+    arrived_s: list[float] = field(default_factory=list)
+    read_bytes: list[int] = field(default_factory=list)
+    stall_s: list[float] = field(default_factory=list)
+    text: str = ""
+
+
+Meter = Callable[[], tuple[int, float]]  # bytes read so far, seconds stalled so far
+Emit = Callable[[str], None]
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, request: Request) -> torch.Tensor:
+    """Return the prompt's token ids, shape `(1, tokens)`."""
+    if request.raw or not tokenizer.chat_template:
+        ids: torch.Tensor = tokenizer(request.text, return_tensors="pt")["input_ids"]
+        return ids
+    turn = [{"role": "user", "content": request.text}]
+    made: Any = tokenizer.apply_chat_template(
+        turn, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    chat_ids: torch.Tensor = made["input_ids"]
+    return chat_ids
+
+
+class _Clock(TextStreamer):
+    """Notes each token as it comes, and emits text as soon as it is whole."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, answer: Answer, meter: Meter, emit: Emit) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._answer, self._meter, self._emit = answer, meter, emit
+        self._started_s = time.perf_counter()
+        self._prompt_seen = False
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the prompt once, then token by token."""
+        if self._prompt_seen:
+            read_bytes, stall_s = self._meter()
+            self._answer.token_ids += value.reshape(-1).tolist()
+            self._answer.arrived_s.append(time.perf_counter() - self._started_s)
+            self._answer.read_bytes.append(read_bytes)
+            self._answer.stall_s.append(stall_s)
+        self._prompt_seen = True
+        super().put(value)
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:  # noqa: ARG002 - its signature
+        """Pass text on."""
+        self._answer.text += text
+        self._emit(text)
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: torch.Tensor,
+    request: Request,
+    answer: Answer,
+    *,
+    meter: Meter,
+    emit: Emit,
+) -> None:
+    """Generate into `answer`; what has arrived stays there if an error ends the run early."""
+    torch.manual_seed(request.seed)
+    sampling = request.temperature > 0
+    choice: dict[str, Any] = (
+        {"temperature": request.temperature, "top_p": request.top_p, "top_k": 0} if sampling else {}
+    )
+    with torch.inference_mode():
+        model.generate(  # type: ignore[operator]
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=request.new,
+            do_sample=sampling,
+            streamer=_Clock(tokenizer, answer, meter, emit),
+            **choice,
+        )

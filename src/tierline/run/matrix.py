@@ -1,0 +1,91 @@
+"""A stored matrix as compute sees it: tiles that are pinned or come through staging, one kernel for both."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from tierline.models.stored import StoredTensor
+from tierline.run.direct_io import LARGEST_SECTOR_BYTES, DirectFile, Extract, anonymous_memory
+from tierline.run.kernels import Kernel
+from tierline.run.staging import Staging
+from tierline.run.tiles import Tile
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedTile:
+    """A tile that stays in memory."""
+
+    tile: Tile
+    data: memoryview
+
+    def borrow(self) -> AbstractContextManager[memoryview]:
+        """Lend the bytes, as a streamed tile does."""
+        return nullcontext(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedTile:
+    """A tile that is read on every pass: its place in the cycle is `index`."""
+
+    tile: Tile
+    index: int
+    staging: Staging
+
+    def borrow(self) -> AbstractContextManager[memoryview]:
+        """Lend the bytes until the block ends; wait for them if they are not there yet."""
+        return self.staging.borrow(self.index)
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """All tiles of one stored matrix, in row order."""
+
+    tensor: StoredTensor
+    tiles: Sequence[PinnedTile | StreamedTile]
+    kernel: Kernel
+
+    def matmul(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x @ W.T`, shape `(..., rows)`, for `x` of shape `(..., columns)`, tile by tile."""
+        flat = x.reshape(-1, x.shape[-1])
+        parts = [self._tile_matmul(flat, home) for home in self.tiles]
+        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        return out.view(*x.shape[:-1], -1)
+
+    def _tile_matmul(self, flat: torch.Tensor, home: PinnedTile | StreamedTile) -> torch.Tensor:
+        with home.borrow() as raw:
+            return self.kernel.matmul(flat, raw, home.tile.stop - home.tile.start)
+
+
+def row_buffer_bytes(tensor: StoredTensor) -> int:
+    """Return the bytes in which any one row of `tensor` can be read, with the sectors it lies in."""
+    return tensor.footprint_bytes // tensor.shape[0] + 2 * LARGEST_SECTOR_BYTES
+
+
+class RowTable:
+    """A stored matrix used row by row (an input embedding): only the rows asked for are read."""
+
+    def __init__(self, matrix: Matrix, file: DirectFile) -> None:
+        self._matrix, self._file = matrix, file
+        self._row_bytes = matrix.tensor.footprint_bytes // matrix.tensor.shape[0]
+        self._buffer = anonymous_memory(row_buffer_bytes(matrix.tensor))
+        self.read_bytes = 0
+
+    def rows(self, indices: torch.Tensor) -> torch.Tensor:
+        """Return the rows at `indices`, shape `(*indices.shape, columns)`, in the compute dtype."""
+        unique, inverse = torch.unique(indices.reshape(-1), return_inverse=True)
+        columns = self._matrix.tensor.shape[1]
+        found = [self._matrix.kernel.expand(self._row(i), 1, columns) for i in unique.tolist()]
+        return torch.cat(found)[inverse].view(*indices.shape, columns)
+
+    def _row(self, row: int) -> memoryview:
+        """Return the stored bytes of one row, pinned or read from the disk; valid until the next call."""
+        home = next((h for h in self._matrix.tiles if h.tile.start <= row < h.tile.stop), None)
+        if isinstance(home, PinnedTile):
+            begin = (row - home.tile.start) * self._row_bytes
+            return home.data[begin : begin + self._row_bytes]
+        offset = self._matrix.tensor.offset + row * self._row_bytes
+        extract = Extract(f"{self._matrix.tensor.name}[{row}]", offset, self._row_bytes)
+        self.read_bytes += self._file.span_bytes(extract)
+        return self._file.read(extract, self._buffer)

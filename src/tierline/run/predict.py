@@ -1,0 +1,92 @@
+"""What a run will do, from rates measured on this machine just before it."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from tierline.run.matrix import Matrix, PinnedTile, StreamedTile
+from tierline.run.staging import Staging
+
+_LINK_SAMPLE_BYTES = 128 * 2**20
+_LINK_SAMPLE_S = 0.5
+_ROUNDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A decode step as planned: `compute_s` alone, `read_bytes` over the disk alone at `read_bytes_per_s`.
+
+    Reads run beside compute, so a step takes the longer of the two.
+    """
+
+    compute_s: float
+    read_bytes: int
+    read_bytes_per_s: float | None
+    peak_bytes: int
+
+    @property
+    def link_s(self) -> float:
+        """Seconds per token that the link is busy."""
+        return self.read_bytes / self.read_bytes_per_s if self.read_bytes_per_s else 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Steady decode rate of one sequence."""
+        return 1.0 / max(self.compute_s, self.link_s)
+
+    @property
+    def bound(self) -> str:
+        """`compute` or `link:disk`."""
+        return "link:disk" if self.link_s > self.compute_s else "compute"
+
+
+def measure_link(staging: Staging | None, tiles: int) -> float | None:
+    """Return the bytes/s of the disk read by the real schedule alone, None if all is pinned."""
+    if staging is None:
+        return None
+    started_s, before = time.perf_counter(), staging.meter.read_bytes
+    index = 0
+    while True:
+        with staging.borrow(index):
+            pass
+        index = (index + 1) % tiles
+        done = staging.meter.read_bytes - before
+        elapsed_s = time.perf_counter() - started_s
+        if done >= _LINK_SAMPLE_BYTES or elapsed_s > _LINK_SAMPLE_S:
+            return done / elapsed_s
+
+
+def measure_matrices(matrices: Iterable[Matrix], dtype: torch.dtype) -> float:
+    """Return the seconds that one token's products with all `matrices` take once their bytes are in memory.
+
+    Every pinned tile is used once to warm up and then for time, the quickest of several rounds: what else
+    this computer does is not the model's. Streamed tiles are taken at the rate per byte of the pinned ones
+    in their format, or of a blank tile where none is pinned.
+    """
+    matrices = tuple(matrices)
+    total_s = 0.0
+    for stored in {m.tensor.format for m in matrices}:
+        alike = [m for m in matrices if m.tensor.format == stored]
+        homes = [(m, h) for m in alike for h in m.tiles if isinstance(h, PinnedTile)] or [_blank(alike[0])]
+        seconds = min([_products_s(homes, dtype) for _ in range(_ROUNDS)][1:])
+        timed_bytes = sum(h.tile.footprint_bytes for _, h in homes)
+        total_s += seconds / timed_bytes * sum(m.tensor.footprint_bytes for m in alike)
+    return total_s
+
+
+def _products_s(homes: Iterable[tuple[Matrix, PinnedTile]], dtype: torch.dtype) -> float:
+    inputs: dict[int, torch.Tensor] = {}
+    started_s = time.perf_counter()
+    for matrix, home in homes:
+        columns = matrix.tensor.shape[1]
+        if columns not in inputs:
+            inputs[columns] = torch.ones(1, columns, dtype=dtype)
+        matrix.kernel.matmul(inputs[columns], home.data, home.tile.stop - home.tile.start)
+    return time.perf_counter() - started_s
+
+
+def _blank(matrix: Matrix) -> tuple[Matrix, PinnedTile]:
+    home: PinnedTile | StreamedTile = matrix.tiles[0]
+    return matrix, PinnedTile(home.tile, memoryview(bytearray(home.tile.footprint_bytes)))

@@ -1,0 +1,93 @@
+"""What a run took, and how that compares with what was predicted."""
+
+from dataclasses import dataclass
+
+from tierline.run.generate import Answer
+from tierline.run.predict import Prediction
+from tierline.run.weights import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """A finished run. Rates over decode are from the first generated token to the last.
+
+    `read_bytes_per_s` is while the link is busy; None where nothing was read, or too few tokens came to tell.
+    Of a memory budget there are four numbers: allowed (None without --memory), reserved (the process without
+    weights), projected before and measured after (the high-water mark of resident memory).
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    tokens_per_s_steady: float | None
+    time_to_first_token_s: float | None
+    read_bytes_per_token: float | None
+    read_bytes_per_s: float | None
+    stall_s_per_token: float | None
+    weights_pinned_bytes: int
+    weights_streamed_bytes: int
+    weights_resident_peak_bytes: int
+    allowed_bytes: int | None
+    reserved_bytes: int
+    projected_bytes: int
+    measured_bytes: int
+    prediction: Prediction
+
+    @property
+    def rows(self) -> tuple["Comparison", ...]:
+        """The quantities that were planned, beside what was measured."""
+        planned = self.prediction
+        return (
+            Comparison("bytes read per token", "B", planned.read_bytes, self.read_bytes_per_token),
+            Comparison("disk link rate", "B/s", planned.read_bytes_per_s, self.read_bytes_per_s),
+            Comparison("decode rate", "tok/s", planned.tokens_per_s, self.tokens_per_s_steady),
+            Comparison("peak memory", "B", planned.peak_bytes, self.measured_bytes),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One quantity, planned and measured, in `unit`; None where it does not apply or is not known."""
+
+    quantity: str
+    unit: str
+    planned: float | None
+    measured: float | None
+
+    @property
+    def error_fraction(self) -> float | None:
+        """(planned - measured) / measured."""
+        if self.planned is None or not self.measured:
+            return 0.0 if self.planned == self.measured == 0 else None
+        return (self.planned - self.measured) / self.measured
+
+
+def make_report(
+    answer: Answer,
+    weights: Weights,
+    prediction: Prediction,
+    *,
+    allowed_bytes: int | None,
+    reserved_bytes: int,
+    measured_bytes: int,
+) -> RunReport:
+    """Return the report of a run that has come to its end."""
+    steps = len(answer.arrived_s) - 1
+    decode_s = answer.arrived_s[-1] - answer.arrived_s[0] if steps > 0 else None
+    meter = weights.staging.meter if weights.staging is not None else None
+    return RunReport(
+        text=answer.text,
+        token_ids=tuple(answer.token_ids),
+        tokens_per_s_steady=steps / decode_s if decode_s else None,
+        time_to_first_token_s=answer.arrived_s[0] if answer.arrived_s else None,
+        read_bytes_per_token=(answer.read_bytes[-1] - answer.read_bytes[0]) / steps if steps > 0 else None,
+        read_bytes_per_s=meter.read_bytes / meter.link_busy_s if meter and meter.link_busy_s else None,
+        stall_s_per_token=(answer.stall_s[-1] - answer.stall_s[0]) / steps if steps > 0 else None,
+        weights_pinned_bytes=weights.plan.placement.pinned_bytes + weights.plan.needs.fixed_bytes,
+        weights_streamed_bytes=weights.plan.placement.streamed_bytes,
+        weights_resident_peak_bytes=weights.ledger.peak_bytes,
+        allowed_bytes=allowed_bytes,
+        reserved_bytes=reserved_bytes,
+        projected_bytes=prediction.peak_bytes,
+        measured_bytes=measured_bytes,
+        prediction=prediction,
+    )

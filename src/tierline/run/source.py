@@ -1,0 +1,108 @@
+"""A model on disk as a run needs it: description, stored tensors, config, tokenizer. Imports no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tierline.errors import InputError
+from tierline.models.checkpoint import open_checkpoint
+from tierline.models.description import Model, PlacedTensor
+from tierline.models.fields import read_json
+from tierline.models.open import open_model
+from tierline.models.stored import Checkpoint, StoredTensor
+from tierline.run.gguf_config import gguf_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+# GGUF architectures whose query and key rows llama.cpp's converter stores with rotary pairs interleaved.
+_INTERLEAVED_ARCHITECTURES = ("llama",)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's files, opened by their headers and found to belong together."""
+
+    path: Path
+    checkpoint: Checkpoint
+    model: Model
+    config: Mapping[str, object]
+
+    @property
+    def compute_format(self) -> str:
+        """The number format to compute in: fp32 for GGUF blocks, else the format of most stored bytes."""
+        if self.checkpoint.kind == "gguf":
+            return "fp32"
+        held: dict[str, int] = {}
+        for tensor in self.checkpoint.tensors.values():
+            held[tensor.format] = held.get(tensor.format, 0) + tensor.footprint_bytes
+        return max(held, key=lambda name: held[name])
+
+    def stored(self, name: str) -> StoredTensor:
+        """Return the stored tensor of the module tensor `name`; a tied one is that of its owner."""
+        placed = self._placed.get(name)
+        if placed is not None and placed.tensor.alias_of and not placed.tensor.in_file:
+            placed = self._placed.get(placed.tensor.alias_of)
+        if placed is None or placed.stored_name not in self.checkpoint.tensors:
+            raise InputError(f"{self.path}: the checkpoint holds no weights for {name}")
+        return self.checkpoint.tensors[placed.stored_name]
+
+    @cached_property
+    def _placed(self) -> dict[str, PlacedTensor]:
+        return {placed.name: placed for placed in self.model.tensors()}
+
+    def rotary_heads(self) -> dict[str, int]:
+        """Return, per linear module whose output pairs are interleaved, its number of heads."""
+        if self.checkpoint.metadata.get("general.architecture") not in _INTERLEAVED_ARCHITECTURES:
+            return {}
+        heads: dict[str, int] = {}
+        for component in self.model.components:
+            for layer in component.layers:
+                for operation in layer.block.operations:
+                    if operation.attention is not None:
+                        path = layer.full_name(operation.name)
+                        heads[f"{path}.q_proj"] = operation.attention.heads
+                        heads[f"{path}.k_proj"] = operation.attention.kv_heads
+        return heads
+
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """Return the tokenizer that the model ships with; imports transformers."""
+        from transformers import AutoTokenizer
+
+        folder, options = self.path, {}
+        if self.checkpoint.kind == "gguf":
+            (file,) = self.checkpoint.files
+            folder, options = file.parent, {"gguf_file": file.name}
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, **options
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{self.path}: its tokenizer cannot be loaded: {str(error)[:300]}") from error
+        return tokenizer
+
+
+def open_source(path: Path) -> Source:
+    """Return the model in a GGUF file or a directory of config.json and safetensors, headers checked.
+
+    Raises InputError where there is no such model, or one that cannot be run.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or directory; `run` needs a model's files on this computer")
+    if path.suffix in _PICKLES:
+        raise InputError(
+            f"{path}: a pickle can run code when it is loaded and is refused; convert the model to "
+            "safetensors (transformers: save_pretrained) and run that"
+        )
+    folder = path if path.is_dir() or path.suffix == ".gguf" else path.parent
+    checkpoint = open_checkpoint(path)
+    model = open_model(str(path if checkpoint.kind == "gguf" else folder))
+    if not any(phase.name == "decode" for phase in model.phases):
+        why = "; ".join(model.unknown) or "it has no decode phase"
+        raise InputError(f"{path}: {model.family} cannot be run as a decoder: {why}")
+    if checkpoint.kind == "gguf":
+        return Source(path, checkpoint, model, gguf_config(checkpoint))
+    return Source(folder, checkpoint, model, read_json(folder / "config.json"))

@@ -1,0 +1,203 @@
+"""Streamed tiles, read ahead of compute by threads into a ring of staging memory.
+
+The schedule is a cycle: after the last tile of one pass comes the first of the next, so the link does not
+idle between tokens. Reader threads only read; positions in the schedule are handed out in order, each with
+its place in the ring, and compute takes them back in the same order.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tierline.errors import FaultError
+from tierline.run.direct_io import DirectFile, Extract
+from tierline.run.tiles import Tile
+from tierline.trace import TraceEvent
+
+_PLACE_BYTES = 4096  # places in the ring start on pages, which satisfies every sector size
+_WAIT_S = 1.0  # how long compute waits before it looks whether the readers are still alive
+
+
+@dataclass(slots=True)
+class StreamMeter:
+    """What crossed the link so far, and how long compute waited for it."""
+
+    read_bytes: int = 0
+    link_busy_s: float = 0.0
+    stall_s: float = 0.0
+    restarts: int = 0
+    events: list[TraceEvent] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Place:
+    """One tile on its way through the ring; `start` to `stop` are running byte counts, never wrapped."""
+
+    tile: Tile
+    start: int
+    stop: int
+    data: memoryview | None = None
+
+
+class Staging:
+    """The ring, its readers and the cycle of tiles they follow."""
+
+    def __init__(
+        self,
+        schedule: Sequence[Tile],
+        files: Mapping[Path, DirectFile],
+        ring: memoryview,
+        *,
+        readers: int = 2,
+        keep_events: bool = False,
+    ) -> None:
+        self._schedule, self._files, self._ring = schedule, files, ring
+        self._next = 0  # the schedule index that is handed out next
+        self._places: deque[_Place] = deque()  # in schedule order: being read, read, or in use at the front
+        self._head = self._tail = 0  # running byte counts: the ring holds [tail, head)
+        self._reading = 0
+        self._busy_since = 0.0
+        self._fault: BaseException | None = None
+        self._closed = self._draining = False
+        self._changed = threading.Condition()
+        self._keep_events = keep_events
+        self.meter = StreamMeter()
+        self._threads = [
+            threading.Thread(target=self._read_ahead, name=f"tierline-reader-{i}", daemon=True)
+            for i in range(readers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Stop the readers and wait for them; a second call does nothing."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def reset_meter(self) -> None:
+        """Begin to measure anew."""
+        with self._changed:
+            self.meter = StreamMeter()
+
+    @contextmanager
+    def borrow(self, index: int) -> Iterator[memoryview]:
+        """Lend the bytes of the tile at schedule `index` while the block runs; they are overwritten after it.
+
+        Tiles asked for in schedule order are prefetched; another order works but restarts the read-ahead.
+        Raises FaultError if a read failed.
+        """
+        place = self._wait_for(index)
+        assert place.data is not None  # noqa: S101 - _wait_for returns only places that were read
+        try:
+            yield place.data
+        finally:
+            with self._changed:
+                self._places.popleft()
+                self._tail = place.stop
+                self._changed.notify_all()
+
+    def _wait_for(self, index: int) -> _Place:
+        wanted = self._schedule[index]
+        started_s = time.perf_counter()
+        with self._changed:
+            ahead = self._places[0].tile if self._places else self._schedule[self._next]
+            if ahead is not wanted:
+                self._restart(index)
+            self._until(lambda: bool(self._places) and self._places[0].data is not None)
+            place = self._places[0]
+            waited_s = time.perf_counter() - started_s
+            self.meter.stall_s += waited_s
+            self._note("compute", "wait", wanted.name, started_s)
+            return place
+
+    def _restart(self, index: int) -> None:
+        """Forget what was read ahead and begin again at schedule `index`."""
+        self._draining = True
+        self._until(lambda: self._reading == 0)
+        self._places.clear()
+        self._tail = self._head
+        self._next = index
+        self._draining = False
+        self.meter.restarts += 1
+        self._changed.notify_all()
+
+    def _until(self, ready: Callable[[], bool]) -> None:
+        """Wait, holding the lock, until `ready`; raise what a reader raised."""
+        while self._fault is None and not ready():
+            if self._closed:
+                raise FaultError("the weights were closed while a pass was using them")
+            self._changed.wait(_WAIT_S)
+        if self._fault is not None:
+            if isinstance(self._fault, FaultError):
+                raise self._fault
+            raise FaultError(f"a reader stopped: {self._fault}") from self._fault
+
+    def _read_ahead(self) -> None:
+        try:
+            while (place := self._take_place()) is not None:
+                self._fill(place)
+        except BaseException as fault:  # noqa: BLE001 - whatever it is, compute must hear of it, not hang
+            with self._changed:
+                self._fault = self._fault or fault
+                self._reading = 0
+                self._changed.notify_all()
+
+    def _fill(self, place: _Place) -> None:
+        tile, started_s = place.tile, time.perf_counter()
+        file = self._files[tile.tensor.path]
+        extract = Extract(tile.name, tile.offset, tile.footprint_bytes)
+        start = place.start % len(self._ring)
+        data = file.read(extract, self._ring[start : start + place.stop - place.start])
+        with self._changed:
+            place.data = data
+            self._reading -= 1
+            if self._reading == 0:
+                self.meter.link_busy_s += time.perf_counter() - self._busy_since
+            self.meter.read_bytes += file.span_bytes(extract)
+            self._note("disk", "read", tile.name, started_s, file.span_bytes(extract))
+            self._changed.notify_all()
+
+    def _take_place(self) -> _Place | None:
+        """Return the next tile's place in the ring once there is room for it, None when closed."""
+        with self._changed:
+            while not (self._closed or self._fault):
+                if not self._draining and (place := self._find_room()) is not None:
+                    self._places.append(place)
+                    self._head = place.stop
+                    self._next = (self._next + 1) % len(self._schedule)
+                    if self._reading == 0:
+                        self._busy_since = time.perf_counter()
+                    self._reading += 1
+                    return place
+                self._changed.wait()
+        return None
+
+    def _find_room(self) -> _Place | None:
+        tile = self._schedule[self._next]
+        need = place_bytes(self._files[tile.tensor.path], tile)
+        start = self._head
+        if start % len(self._ring) + need > len(self._ring):  # would run over the end: leave the end unused
+            start += -start % len(self._ring)
+        if not self._places:
+            self._tail = start
+        return _Place(tile, start, start + need) if start + need - self._tail <= len(self._ring) else None
+
+    def _note(self, resource: str, activity: str, name: str, start_s: float, traffic_bytes: int = 0) -> None:
+        if self._keep_events:
+            end_s = time.perf_counter()
+            self.meter.events.append(
+                TraceEvent(resource, activity, name, start_s, end_s, traffic_bytes)  # type: ignore[arg-type]
+            )
+
+
+def place_bytes(file: DirectFile, tile: Tile) -> int:
+    """Return the bytes that `tile` takes in the ring: whole sectors, rounded up to whole pages."""
+    span_bytes = file.span_bytes(Extract(tile.name, tile.offset, tile.footprint_bytes))
+    return -(-span_bytes // _PLACE_BYTES) * _PLACE_BYTES

@@ -1,0 +1,176 @@
+"""The weights of one run: what is pinned, what is streamed through staging, all within one budget."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+
+from tierline.errors import BudgetError
+from tierline.models.stored import StoredTensor
+from tierline.place.placement import Placement, Unit, place, smallest_capacity
+from tierline.run.direct_io import DirectFile, Extract, anonymous_memory
+from tierline.run.kernels import Kernel, Kernels
+from tierline.run.ledger import Ledger
+from tierline.run.matrix import Matrix, PinnedTile, RowTable, StreamedTile, row_buffer_bytes
+from tierline.run.staging import Staging, place_bytes
+from tierline.run.tiles import SMALLEST_TILE_BYTES, Tile, tile_limit, tiles_of
+from tierline.units import format_bytes
+
+STAGED_TILES = 3  # the largest tiles that staging holds at once: one in use, the others being read
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a run has to hold besides tiles: small tensors, the kernels' scratch, one row of each table."""
+
+    fixed_bytes: int
+    scratch_bytes: int
+    row_buffer_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.fixed_bytes + self.scratch_bytes + self.row_buffer_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WeightPlan:
+    """A placement together with the tiles it is of."""
+
+    placement: Placement
+    tiles: tuple[Tile, ...]
+    needs: Needs
+
+    @property
+    def held_bytes(self) -> int:
+        """The most weight bytes that will be held at once."""
+        return self.placement.pinned_bytes + self.placement.staging_bytes + self.needs.total_bytes
+
+
+class Planner:
+    """Decides what to pin and what to stream of matrices in their order of use, and of tables read by row."""
+
+    def __init__(
+        self,
+        order: Sequence[StoredTensor],
+        tables: Sequence[StoredTensor],
+        files: Mapping[Path, DirectFile],
+        kernels: Kernels,
+        fixed_bytes: int,
+    ) -> None:
+        self._order, self._files = order, files
+        used = {t.name for t in order}
+        self._tables = [t for t in tables if t.name not in used]
+        for tensor in (*order, *tables):
+            kernels.of(tensor.format)
+        self._needs = Needs(fixed_bytes, kernels.scratch_bytes, sum(map(row_buffer_bytes, tables)))
+
+    def plan(self, allowed_bytes: int) -> WeightPlan:
+        """Return the placement within `allowed_bytes`: everything pinned, or as much as staging leaves.
+
+        A table is pinned only if all else is too: a pass reads a row of it. Raises BudgetError with the
+        smallest workable number where staging and what must be held do not fit.
+        """
+        room_bytes = allowed_bytes - self._needs.total_bytes
+        limit_bytes = tile_limit(room_bytes)
+        for tensors, limit in (
+            ((*self._order, *self._tables), limit_bytes),
+            (self._order, limit_bytes),
+            (self._order, SMALLEST_TILE_BYTES),
+        ):
+            tiles, units = self._cut(tensors, limit)
+            placement = place(units, room_bytes, slots=STAGED_TILES)
+            if placement is not None and not (placement.streamed and len(tensors) > len(self._order)):
+                return WeightPlan(placement, tiles, self._needs)
+        raise self._too_little(allowed_bytes)
+
+    def _cut(self, tensors: Sequence[StoredTensor], limit_bytes: int) -> tuple[tuple[Tile, ...], list[Unit]]:
+        tiles = tuple(tile for tensor in tensors for tile in tiles_of(tensor, limit_bytes))
+        return tiles, [Unit(tile.name, place_bytes(self._files[tile.tensor.path], tile)) for tile in tiles]
+
+    def _too_little(self, allowed_bytes: int) -> BudgetError:
+        _, units = self._cut(self._order, SMALLEST_TILE_BYTES)
+        least = self._needs.total_bytes + smallest_capacity(units, slots=STAGED_TILES)
+        return BudgetError(
+            f"{format_bytes(allowed_bytes)} ({allowed_bytes:,} B) for weights is too little: streaming needs "
+            f"{format_bytes(least)} ({least:,} B): {format_bytes(self._needs.fixed_bytes)} of small tensors, "
+            f"{format_bytes(self._needs.scratch_bytes)} to expand blocks in, "
+            f"{format_bytes(self._needs.row_buffer_bytes)} for rows of tables, and staging for "
+            f"{STAGED_TILES} tiles. Give --resident {least}B or more"
+        )
+
+
+class Weights:
+    """Open files, pinned tiles and staging; `close` gives everything back."""
+
+    def __init__(
+        self, plan: WeightPlan, files: Mapping[Path, DirectFile], ledger: Ledger, kernels: Kernels
+    ) -> None:
+        self.plan, self.ledger = plan, ledger
+        self._files, self._kernels = files, kernels
+        self._homes: dict[str, list[PinnedTile | StreamedTile]] = {}
+        self.staging: Staging | None = None
+
+    def load(self, progress: Progress, *, keep_events: bool = False) -> None:
+        """Read the pinned tiles, and start reading the streamed ones ahead."""
+        placement = self.plan.placement
+        pinned = {u.name for u in placement.pinned}
+        self.ledger.take(placement.pinned_bytes, "the pinned weights")
+        arena = anonymous_memory(placement.pinned_bytes)
+        streamed = [t for t in self.plan.tiles if t.name not in pinned]
+        if streamed:
+            self.ledger.take(placement.staging_bytes, "staging")
+            ring = anonymous_memory(placement.staging_bytes)
+            self.staging = Staging(streamed, self._files, ring, keep_events=keep_events)
+        used = index = 0
+        for tile in self.plan.tiles:
+            homes = self._homes.setdefault(tile.tensor.name, [])
+            if tile.name not in pinned:
+                assert self.staging is not None  # noqa: S101 - this tile is streamed
+                homes.append(StreamedTile(tile, index, self.staging))
+                index += 1
+                continue
+            need = place_bytes(self._files[tile.tensor.path], tile)
+            extract = Extract(tile.name, tile.offset, tile.footprint_bytes)
+            homes.append(
+                PinnedTile(tile, self._files[tile.tensor.path].read(extract, arena[used : used + need]))
+            )
+            used += need
+            progress(used, placement.pinned_bytes)
+
+    def matrix(self, tensor: StoredTensor) -> Matrix:
+        """Return `tensor` as compute uses it."""
+        return Matrix(tensor, tuple(self._homes.get(tensor.name, ())), self._kernels.of(tensor.format))
+
+    def table(self, tensor: StoredTensor) -> RowTable:
+        """Return `tensor` for use row by row; rows that are not pinned are read from the file."""
+        return RowTable(self.matrix(tensor), self._files[tensor.path])
+
+    def close(self) -> None:
+        """Stop the readers; a second call does nothing."""
+        if self.staging is not None:
+            self.staging.close()
+
+
+def read_whole(file: DirectFile, tensor: StoredTensor, kernel: Kernel) -> torch.Tensor:
+    """Return a small tensor, expanded to the compute dtype, shaped as stored."""
+    extract = Extract(tensor.name, tensor.offset, tensor.footprint_bytes)
+    raw = file.read(extract, anonymous_memory(file.span_bytes(extract)))
+    columns = tensor.shape[-1] if tensor.shape else 1
+    return kernel.expand(raw, prod(tensor.shape) // columns, columns).view(tensor.shape)
+
+
+def open_files(paths: Iterable[Path]) -> dict[Path, DirectFile]:
+    """Return the files open for direct reads; if one fails, the others are closed again."""
+    opened: dict[Path, DirectFile] = {}
+    try:
+        for path in paths:
+            opened[path] = DirectFile(path)
+    except BaseException:
+        for file in opened.values():
+            file.close()
+        raise
+    return opened
