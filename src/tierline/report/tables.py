@@ -78,7 +78,7 @@ def _scenario(plan: Plan) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     return table
 
 
@@ -120,18 +120,18 @@ def _tier_table(tiers: Sequence[TierUse]) -> Table:
 
 
 def _phase_table(phases: Sequence[PhasePlan]) -> Table:
-    table = _table("each pass", "passes", "weights read", "KV read", "FLOP", "time", "bound", "tok/s")
+    table = _table("each pass", "passes", "weight bytes", "KV bytes", "FLOP", "time", "bound", "tok/s")
     for phase in phases:
         at_least, at_most = ("≥ ", "≤ ") if phase.compute_s is None else ("", "")
         _row(
             table,
             phase.name,
             f"{phase.passes:,}",
-            f"{phase.weight_read_bytes_per_pass:,} B",
-            f"{phase.kv_read_bytes // phase.passes:,} B",
+            f"{phase.weight_read_bytes_per_pass:,}",
+            f"{phase.kv_read_bytes // phase.passes:,}",
             format_count(phase.flop / phase.passes),
             "-" if phase.time_s is None else at_least + format_seconds(phase.time_s / phase.passes),
-            "-" if phase.bound is None else f"{phase.bound} ({phase.rate_kind})",
+            "-" if phase.bound is None else phase.bound + (" (peak)" if phase.rate_kind == "peak" else ""),
             "-" if phase.tokens_per_s is None else at_most + _figure(phase.tokens_per_s),
         )
     return table
@@ -153,4 +153,6 @@ def _row(table: Table, *cells: str) -> None:
 
 
 def _figure(value: float) -> str:
+    if value < 1:
+        return f"{value:.3g}"
     return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
