@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tierline.errors import InputError, TierlineError
 from tierline.probe.limits import check_config, watched
@@ -51,8 +51,8 @@ def build(config: Mapping[str, object]) -> PreTrainedModel:
 def _filled(config: Mapping[str, object]) -> PretrainedConfig:
     """Return the config class of `model_type` with what `config` says; raise InputError if unknown."""
     name = config.get("model_type")
-    if not isinstance(name, str) or name not in CONFIG_MAPPING_NAMES:
-        near = difflib.get_close_matches(str(name)[:80], CONFIG_MAPPING_NAMES, n=3, cutoff=0.5)
+    if not isinstance(name, str) or name not in CONFIG_MAPPING:
+        near = difflib.get_close_matches(str(name)[:80], CONFIG_MAPPING, n=3, cutoff=0.5)
         nearest = f"; the nearest known are {', '.join(near)}" if near else ""
         raise InputError(
             f"transformers {transformers.__version__} has no architecture {str(name)[:60]!r}{nearest}"
@@ -69,10 +69,10 @@ def _filled(config: Mapping[str, object]) -> PretrainedConfig:
 
 def _model_class(config: PretrainedConfig, architectures: object) -> Any:  # noqa: ANN401
     if isinstance(architectures, list) and architectures and isinstance(architectures[0], str):
-        named = getattr(transformers, architectures[0], None)
-        if isinstance(named, type) and issubclass(named, PreTrainedModel):
-            if named.config_class is type(config):
-                return named
+        named: Any = getattr(transformers, architectures[0], None)
+        ours = isinstance(named, type) and issubclass(named, PreTrainedModel)
+        if ours and named.config_class is type(config):
+            return named
     kind = type(config)
     masked = kind in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING
     for task in () if masked and not config.is_encoder_decoder else _TASKS:

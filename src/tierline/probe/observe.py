@@ -16,6 +16,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from tierline.models.description import Experts, OperationKind
+from tierline.probe import full
 from tierline.probe.paths import Paths, first_tensor, own_tensors
 
 Shape = tuple[int, ...]
@@ -62,7 +63,7 @@ class Touch:
 class Observer(TorchFunctionMode):
     """Collects the operations of one pass in `seen`; `unnamed` are modules with products it cannot name.
 
-    With `assume_full`, a mask on the meta device selects everything and is true: images are no padding.
+    With `assume_full`, masks select everything (`full`): no image is padding.
     """
 
     def __init__(self, model: nn.Module, *, assume_full: bool = False) -> None:
@@ -121,8 +122,10 @@ class Observer(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401
         options = dict(kwargs or {})
         name = getattr(func, "__name__", "")
-        if self._assume_full and _asks_mask(name, args):
-            return True if name == "__bool__" else _select_all(args[0], args[1])
+        if self._assume_full:
+            if full.asks_values(name, args):
+                return full.answer(name, args)
+            args = full.together(args)
         out = func(*args, **options)
         if name in ("__get__", "size", "dim", "numel") or not isinstance(out, torch.Tensor | tuple):
             return out
@@ -199,7 +202,7 @@ class Observer(TorchFunctionMode):
         self._add(Seen(path, "experts", rows, width, width, names, experts=Experts(count, count)))
 
     def _attend_directly(self, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        """Note attention that does not go through transformers' interface (Falcon); a mask is a causal one."""
+        """Note attention that goes past transformers' interface (Falcon); a mask is a causal one."""
         mask = args[3] if len(args) > 3 else options.get("attn_mask")
         causal = bool(options.get("is_causal")) or mask is not None
         self.attend(None, args[0], args[1], args[2], None, is_causal=causal)
@@ -312,17 +315,6 @@ class Observer(TorchFunctionMode):
 
 
 _PRODUCTS = frozenset(("matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "addmm", "baddbmm", "einsum"))
-
-
-def _asks_mask(name: str, args: tuple[Any, ...]) -> bool:
-    if name == "__bool__":
-        return bool(args[0].is_meta)
-    index = args[1] if name == "__getitem__" else None
-    return isinstance(index, torch.Tensor) and index.dtype == torch.bool and index.is_meta
-
-
-def _select_all(tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return tensor.flatten(0, mask.dim() - 1)
 
 
 def _is_causal(function: Any) -> bool | None:  # noqa: ANN401

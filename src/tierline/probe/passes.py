@@ -69,27 +69,40 @@ def _caches(model: PreTrainedModel) -> bool:
     return takes and not hasattr(model.config, "is_decoder")
 
 
-def observed(model: PreTrainedModel, sizes: Sizes) -> Iterator[Pass]:
-    """Run the passes of `model` at `sizes` on the meta device and yield what each of them did.
+Group = Callable[[PreTrainedModel, Sizes], Iterator[Pass]]
 
-    Raises whatever the model's own code raises where it cannot run on the meta device.
+
+def groups(model: PreTrainedModel) -> dict[str, Group]:
+    """Return what to run, by the name of the model's part: a part that cannot run leaves the others known.
+
+    Each value runs its passes on the meta device at given sizes and yields what each of them did; it raises
+    whatever the model's own code raises where that cannot run there.
     """
     kind = kind_of(model)
+    parts: dict[str, Group] = {}
     if kind in ("vision", "composed", "dual"):
-        yield _vision(model, sizes, kind)
-    if kind == "encoder_decoder":
-        yield from _encoder_decoder(model, sizes)
-    elif kind in ("decoder", "composed"):
-        yield from _decoder(model, sizes)
-    elif kind == "encoder":
-        values = _prompt_values(sizes, sizes.tokens, sizes.tokens)
-        yield _observe(model, "prefill", values, lambda: model(input_ids=_ids(sizes.batch, sizes.tokens)))
-    elif kind == "dual":
-        longest = getattr(model.config.get_text_config(), "max_position_embeddings", sizes.tokens)
-        tokens = min(sizes.tokens, longest)
-        ids = _ids(sizes.batch, tokens)
-        values = _prompt_values(sizes, tokens, tokens)
-        yield _observe(model, "prefill", values, lambda: model.get_text_features(input_ids=ids))
+        parts["vision"] = lambda model, sizes: iter((_vision(model, sizes, kind),))
+    match kind:
+        case "encoder_decoder":
+            parts["text"] = _encoder_decoder
+        case "decoder" | "composed":
+            parts["text"] = _decoder
+        case "encoder":
+            parts["text"] = _encoder
+        case "dual":
+            parts["text"] = _text_features
+    return parts
+
+
+def _encoder(model: PreTrainedModel, sizes: Sizes) -> Iterator[Pass]:
+    values = _prompt_values(sizes, sizes.tokens, sizes.tokens)
+    yield _observe(model, "prefill", values, lambda: model(input_ids=_ids(sizes.batch, sizes.tokens)))
+
+
+def _text_features(model: PreTrainedModel, sizes: Sizes) -> Iterator[Pass]:
+    call: Any = model.get_text_features
+    values = _prompt_values(sizes, sizes.tokens, sizes.tokens)
+    yield _observe(model, "prefill", values, lambda: call(input_ids=_ids(sizes.batch, sizes.tokens)))
 
 
 def _observe(
@@ -133,7 +146,7 @@ def _prompt_values(sizes: Sizes, tokens: int, context: int) -> dict[str, int]:
 
 
 def _decoder(model: PreTrainedModel, sizes: Sizes) -> Iterator[Pass]:
-    """Prefill, then one token at a context of its own: positions are given per sequence, as generate() does."""
+    """Prefill, then one token at a context of its own; positions per sequence, as generate() gives them."""
     taken = inspect.signature(model.forward).parameters
     composed = kind_of(model) == "composed"
 
@@ -141,7 +154,10 @@ def _decoder(model: PreTrainedModel, sizes: Sizes) -> Iterator[Pass]:
         given: dict[str, Any] = {"input_ids": _ids(sizes.batch, tokens), "use_cache": True}
         if "logits_to_keep" in taken:
             given["logits_to_keep"] = 1
-        if "position_ids" in taken and not composed:
+        if composed:
+            # Without a mask, transformers looks into the positions for packed sequences.
+            given["attention_mask"] = torch.ones((sizes.batch, context), dtype=torch.long, device="meta")
+        elif "position_ids" in taken:
             given["position_ids"] = torch.arange(context - tokens, context, device="meta").expand(
                 sizes.batch, tokens
             )
@@ -199,7 +215,7 @@ def _vision(model: PreTrainedModel, sizes: Sizes, kind: Kind) -> Pass:
     values = {"batch": sizes.batch, "images": sizes.images}
     call: Callable[..., Any] = model
     if kind != "vision":
-        call = model.get_image_features if hasattr(model, "get_image_features") else model.model.get_image_features
+        call = getattr(model, "get_image_features", None) or model.model.get_image_features
     given = _pixels(model, call, count, sizes)
     return _observe(model, "vision", values, lambda: call(**given), assume_full=True)
 
