@@ -137,35 +137,34 @@ def compose(card: Draft, host: Draft) -> Draft:
 def override(draft: Draft, settings: Sequence[str]) -> Draft:
     """Return `draft` with numbers replaced by `PATH=VALUE` settings (`host.capacity=48GiB`, `pcie.gen=3`).
 
-    A new generation or width of a link drops the rates that were given for the old one. Raises InputError
-    for a path that names nothing, with the paths that exist, and for a value that does not parse.
+    A new generation or width of a link drops the rates that were given for the old one, a new capacity the
+    bytes that were free. Raises InputError for a path that names nothing, with the paths that exist, and
+    for a value that does not parse.
     """
     numbers = dict(draft.numbers)
     known = draft.paths()
-    for setting in sorted(settings, key=lambda s: not _is_parameter(s.partition("=")[0], draft)):
+    for setting in sorted(settings, key=lambda s: not _displaced(s.partition("=")[0].strip(), draft)):
         path, equals, value = (part.strip() for part in setting.partition("="))
         if not equals or path not in known:
-            shown_paths = [p for p in known if p.count(".") < 2 or p in draft.numbers]
+            listed = ", ".join(p for p in known if p.count(".") < 2 or p in draft.numbers)
             raise InputError(
-                f"--set {setting[:80]!r}: write PATH=VALUE with a path of {draft.name}: "
-                f"{', '.join(shown_paths)}"
+                f"--set {setting[:80]!r}: write PATH=VALUE with a path of {draft.name}: {listed}"
             )
-        if _is_parameter(path, draft):
-            owner = path.partition(".")[0]
-            for field in ("peak", "sustained"):
-                numbers.pop(f"{owner}.{field}", None)
-        parser = (OPERATION_PARSERS if path.split(".")[0] in draft.compute else {}).get(
-            path.split(".")[-1], PARSERS[path.split(".")[-1]]
-        )
-        where = f"--set {path}"
-        numbers[path] = Sourced(read_quantity(value, parser, where), "assumed", f"--set {path}={value}")
+        for other in _displaced(path, draft):
+            numbers.pop(other, None)
+        owner, field = path.partition(".")[0], path.rpartition(".")[2]
+        parsers = {**PARSERS, **OPERATION_PARSERS} if owner in draft.compute else PARSERS
+        quantity = read_quantity(value, parsers[field], f"--set {path}")
+        numbers[path] = Sourced(quantity, "assumed", f"--set {path}={value}")
     return replace(draft, numbers=numbers)
 
 
-def _is_parameter(path: str, draft: Draft) -> bool:
-    """Whether `path` chooses a variant of a link (`pcie.gen`)."""
-    owner, _, field = path.strip().partition(".")
-    return owner in draft.links and field not in _LINK_FIELDS
+def _displaced(path: str, draft: Draft) -> tuple[str, ...]:
+    """Return the paths whose numbers no longer hold once `path` is set."""
+    owner, _, field = path.partition(".")
+    if owner in draft.links and field not in _LINK_FIELDS:
+        return (f"{owner}.peak", f"{owner}.sustained")
+    return (f"{owner}.free",) if field == "capacity" else ()
 
 
 def _link_fields(route: Route) -> tuple[str, ...]:

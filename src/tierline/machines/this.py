@@ -37,7 +37,9 @@ def this_table(near: Path | None = None) -> dict[str, object]:
         "tiers": {
             "dram": {
                 "capacity": _measured(f"{memory.capacity_bytes}B", memory.limited_by),
-                "free": _measured(f"{memory.free_bytes}B", "the kernel (MemAvailable) and the cgroup"),
+                "free": _measured(
+                    f"{max(memory.free_bytes, 1)}B", "the kernel (MemAvailable) and the cgroup"
+                ),
                 "sustained": _measured(f"{rates['memory_bytes_per_s']}B/s", f"all cores summing, {when}"),
             },
             "storage": {
@@ -88,7 +90,7 @@ def _read_cache(file: Path) -> dict[str, object] | None:
     """Return what `file` holds, or None where it is missing or not what we write."""
     try:
         rates = json.loads(file.read_bytes()[:4096])
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     sane = (
         isinstance(rates, dict)

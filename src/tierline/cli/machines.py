@@ -1,0 +1,125 @@
+"""`tierline machines`: the machines that are known, and every number of one with where it is from."""
+
+import json
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tierline.errors import InputError
+from tierline.machines.document import document, numbers
+from tierline.machines.load import THIS, load_machine, machine_names
+from tierline.machines.machine import Machine, Rate
+from tierline.machines.sources import Reference, references, source_keys
+from tierline.report.tables import shown
+from tierline.units import format_bytes, format_count, format_rate, format_seconds
+
+_WIDTH = 100
+
+
+def machines(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="MACHINE", help="A catalogue name, a TOML file, `this`, or CARD+HOST."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Override a number; repeatable."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document in base units.")] = False,
+) -> None:
+    """List the machines that Tierline knows by name, or show every number of one with its source.
+
+    Try: tierline machines rtx-3090+desktop-ddr5 --set host.capacity=48GiB
+    """
+    if name is not None:
+        machine = load_machine(name, overrides or ())
+        if as_json:
+            typer.echo(json.dumps(document(machine), indent=2))
+            return
+        _print(_parts(machine))
+        return
+    if overrides:
+        raise InputError(f"--set {overrides[0][:80]!r}: name the machine whose number it is to override")
+    known = [load_machine(known_name) for known_name in machine_names()]
+    if as_json:
+        listed = [{"name": m.name, "title": m.title} for m in known]
+        typer.echo(json.dumps({"machines": [*listed, {"name": THIS, "title": "This computer"}]}, indent=2))
+        return
+    _print([_list(known)])
+
+
+def _print(parts: Iterator[RenderableType] | list[RenderableType]) -> None:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDTH)
+    for part in parts:
+        console.print(part)
+
+
+def _list(known: list[Machine]) -> Table:
+    table = _table("name", "fast tier", "capacity", "rate", "first link", "rate")
+    for machine in known:
+        fast, link = machine.fast, machine.links[0]
+        capacity = format_bytes(fast.capacity_bytes.value)
+        row = (fast.name, capacity, _format_rate(fast.rate), link.name, _format_rate(link.rate))
+        table.add_row(machine.name, *row)
+    table.add_row(THIS, "dram", "measured", "measured", "disk", "measured")
+    return table
+
+
+def _format_rate(rate: Rate | None) -> str:
+    if rate is None:
+        return "unknown"
+    return format_rate(rate.value) + (" peak" if rate.kind == "peak" else "")
+
+
+def _parts(machine: Machine) -> Iterator[RenderableType]:
+    yield Text(shown(f"{machine.name}: {machine.title}"), style="bold")
+    for link in machine.links:
+        yield Text(f"  link {link.name}: {link.source} -> {link.target}")
+    if machine.shared_memory:
+        yield Text("  links and compute share one memory's bandwidth")
+    yield Text()
+    table = _table("number", "value", "kind", "source")
+    for path, number in numbers(machine):
+        table.add_row(path, _format(path, number.value), number.kind, Text(shown(number.source)))
+    yield table
+    yield Text()
+    for source in _sources(machine):
+        yield Text(f"{source.key}: {source.title} ({source.date})")
+        yield Text(f"  {source.address}", style="dim")
+    for note in machine.notes:
+        yield Text(f"note: {shown(note)}", style="dim")
+
+
+def _sources(machine: Machine) -> list[Reference]:
+    known = references()
+    used = dict.fromkeys(key for _, number in numbers(machine) for key in source_keys(number.source))
+    return [known[key] for key in used if key in known]
+
+
+def _format(path: str, value: float) -> str:
+    """Return `value` in the unit that the last part of `path` has."""
+    field = path.rpartition(".")[2]
+    if field in ("capacity", "free", "runtime"):
+        return format_bytes(value)
+    if field == "latency":
+        return format_seconds(value)
+    if field == "count":
+        return f"{value:,.0f}"
+    if field == "clock":
+        return f"{value / 1e6:,.0f} MHz"
+    if path.count(".") < 2:
+        return format_rate(value)
+    return format_count(value) + ("OP/s" if ".int" in path else "FLOP/s")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

@@ -1,0 +1,99 @@
+"""A machine as a plain document, and the list of its numbers: what is shown, printed as JSON and tested."""
+
+from collections.abc import Iterator
+
+from tierline.machines.machine import Compute, Link, Machine, Rate, Tier
+from tierline.machines.sources import references, source_keys
+from tierline.sourced import Sourced
+
+Document = dict[str, object]
+
+
+def numbers(machine: Machine) -> Iterator[tuple[str, Sourced]]:
+    """Yield every number of `machine` that is known, with its path (`ddr3.capacity`, `gpu.bf16.peak`)."""
+    for tier in machine.tiers:
+        yield from _known(tier.name, capacity=tier.capacity_bytes, free=tier.free_bytes)
+        yield from _rate(tier.name, tier.rate, tier.latency_s)
+    for link in machine.links:
+        yield from _rate(link.name, link.rate, link.latency_s)
+    for unit in machine.compute:
+        yield from _known(unit.name, count=unit.count, clock=unit.clock_hz)
+        for fmt, rate in unit.flop_per_s.items():
+            yield from _rate(f"{unit.name}.{fmt}", rate, None)
+    if machine.runtime_bytes is not None:
+        yield "runtime", machine.runtime_bytes
+
+
+def document(machine: Machine) -> Document:
+    """Return `machine` as a JSON document: base units, the unit in the key, null where unknown."""
+    used = {key for _, number in numbers(machine) for key in source_keys(number.source)}
+    return {
+        "name": machine.name,
+        "title": machine.title,
+        "shared_memory": machine.shared_memory,
+        "tiers": [_tier(tier) for tier in machine.tiers],
+        "links": [_link(link) for link in machine.links],
+        "compute": [_compute(unit) for unit in machine.compute],
+        "runtime_bytes": _number(machine.runtime_bytes),
+        "notes": list(machine.notes),
+        "sources": {
+            key: {"title": r.title, "address": r.address, "date": r.date, "sentence": r.sentence}
+            for key, r in references().items()
+            if key in used
+        },
+    }
+
+
+def _known(owner: str, **fields: Sourced | None) -> Iterator[tuple[str, Sourced]]:
+    for field, number in fields.items():
+        if number is not None:
+            yield f"{owner}.{field}", number
+
+
+def _rate(owner: str, rate: Rate | None, latency: Sourced | None) -> Iterator[tuple[str, Sourced]]:
+    if rate is not None:
+        yield from _known(owner, peak=rate.peak, sustained=rate.sustained)
+    yield from _known(owner, latency=latency)
+
+
+def _number(number: Sourced | None) -> Document | None:
+    if number is None:
+        return None
+    return {"value": number.value, "kind": number.kind, "source": number.source}
+
+
+def _tier(tier: Tier) -> Document:
+    return {
+        "name": tier.name,
+        "capacity_bytes": _number(tier.capacity_bytes),
+        "free_bytes": _number(tier.free_bytes),
+        "peak_bytes_per_s": _number(tier.rate.peak if tier.rate else None),
+        "sustained_bytes_per_s": _number(tier.rate.sustained if tier.rate else None),
+        "latency_s": _number(tier.latency_s),
+    }
+
+
+def _link(link: Link) -> Document:
+    return {
+        "name": link.name,
+        "from": link.source,
+        "to": link.target,
+        "peak_bytes_per_s": _number(link.rate.peak),
+        "sustained_bytes_per_s": _number(link.rate.sustained),
+        "latency_s": _number(link.latency_s),
+    }
+
+
+def _compute(unit: Compute) -> Document:
+    return {
+        "name": unit.name,
+        "count": _number(unit.count),
+        "clock_hz": _number(unit.clock_hz),
+        "formats": {
+            fmt: {
+                "peak_flop_per_s": _number(rate.peak),
+                "sustained_flop_per_s": _number(rate.sustained),
+            }
+            for fmt, rate in unit.flop_per_s.items()
+        },
+    }
