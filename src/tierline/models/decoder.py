@@ -210,16 +210,11 @@ def _feed_forward(config: DecoderConfig, spec: LayerSpec) -> Iterator[Part]:
     routed = experts(
         f"{path}.experts", config.hidden, _expert_tensors(config, how), Experts(how.count, how.per_token)
     )
-    shared: list[Part] = []
-    if how.shared_width:
-        shared += mlp(config, f"{path}.{config.names.shared}", FeedForward(how.shared_width))
+    shared_path = f"{path}.{config.names.shared}"
+    shared = list(mlp(config, shared_path, FeedForward(how.shared_width))) if how.shared_width else []
+    yield from (*shared, router, routed) if how.shared_first else (router, routed, *shared)
     if how.shared_gate:
-        shared.append(linear(f"{path}.{config.names.shared}_gate", config.hidden, 1, "router"))
-    if how.shared_first:
-        yield from shared
-    yield from (router, routed)
-    if not how.shared_first:
-        yield from shared
+        yield linear(f"{shared_path}_gate", config.hidden, 1, "router")
 
 
 def mlp(config: DecoderConfig, path: str, how: FeedForward) -> Iterator[Part]:

@@ -95,7 +95,6 @@ class ExpertSet:
     correction: bool = False
     shared_width: int = 0
     shared_gate: bool = False
-    router_last: bool = False
     shared_first: bool = False
 
 

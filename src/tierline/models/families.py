@@ -23,12 +23,12 @@ from tierline.models.decoder_config import (
 from tierline.models.fields import MAX_EXPERTS, MAX_LAYERS, Fields
 
 DTYPES: Mapping[str, str] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
-Switch = bool | str  # always so, or as the field of that name says
+Switch = bool | tuple[str, bool]  # always so, or as the field of that name says, with its default
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How one `model_type` differs from Llama. A `Switch` that is a name is read from that field.
+    """How one `model_type` differs from Llama.
 
     `full_every` counts the sliding window's pattern: None without windows, 0 in every layer, n where each
     n-th layer is full.
@@ -108,8 +108,8 @@ def _family(fields: Fields) -> Family:
     )
 
 
-def _switch(fields: Fields, switch: Switch, default: bool = False) -> bool:
-    return fields.flag(switch, default) if isinstance(switch, str) else switch
+def _switch(fields: Fields, switch: Switch) -> bool:
+    return fields.flag(*switch) if isinstance(switch, tuple) else switch
 
 
 def _attention(fields: Fields, family: Family) -> AttentionSpec:
@@ -142,7 +142,8 @@ def _feed_forward(fields: Fields, family: Family) -> FeedForward:
 def _windows(fields: Fields, family: Family, layers: int) -> tuple[int | None, ...]:
     """Return each layer's sliding window, None where it attends to everything."""
     kinds = fields.items("layer_types")
-    size = fields.optional_count("sliding_window") or family.window
+    stated = "sliding_window" in fields.values  # null means none, which is not what leaving it out means
+    size = fields.optional_count("sliding_window") if stated else family.window
     if kinds is not None:
         if len(kinds) != layers:
             raise fields.error("layer_types", f"{len(kinds)} entries", f"one for each of {layers} layers")
@@ -224,9 +225,7 @@ def _gpt_oss_experts(fields: Fields) -> ExpertSet:
 
 def _llama4_experts(fields: Fields) -> ExpertSet:
     width = fields.count("intermediate_size")
-    return ExpertSet(
-        *_expert_counts(fields), width, None, transposed=True, shared_width=width, shared_first=True
-    )
+    return ExpertSet(*_expert_counts(fields), width, None, transposed=True, shared_width=width)
 
 
 # --- what a table cannot say ---------------------------------------------------------------------------
@@ -268,11 +267,6 @@ def _falcon(fields: Fields, config: DecoderConfig) -> DecoderConfig:
     return replace(config, layers=specs, layout=layout, names=replace(config.names, norms=norms))
 
 
-def _gpt_neox(fields: Fields, config: DecoderConfig) -> DecoderConfig:
-    """Choose between GPT-NeoX's parallel residual and the sequential one."""
-    return config if fields.flag("use_parallel_residual", True) else replace(config, layout="pre")
-
-
 def _llama4(fields: Fields, config: DecoderConfig) -> DecoderConfig:
     """Give the dense layers their own width and let every n-th layer attend to all chunks."""
     width = fields.count("intermediate_size_mlp", default=16384)
@@ -289,9 +283,12 @@ def _llama4(fields: Fields, config: DecoderConfig) -> DecoderConfig:
     return replace(config, layers=tuple(adapted(i, s) for i, s in enumerate(config.layers)))
 
 
-_LLAMA = Family(qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias="mlp_bias")
+_ATTENTION_BIAS = ("attention_bias", False)
+_USE_BIAS = ("use_bias", True)
+_BIAS = ("bias", False)
+_LLAMA = Family(qkv_bias=_ATTENTION_BIAS, out_bias=_ATTENTION_BIAS, mlp_bias=("mlp_bias", False))
 _QWEN3 = replace(_LLAMA, mlp_bias=False, head_dim=128, qk_norm="head")
-_GEMMA = Family(tied=True, head_dim=256, qkv_bias="attention_bias", out_bias="attention_bias")
+_GEMMA = Family(tied=True, head_dim=256, qkv_bias=_ATTENTION_BIAS, out_bias=_ATTENTION_BIAS)
 _SANDWICH = Names(
     norms=(
         "input_layernorm", "post_attention_layernorm",
@@ -301,8 +298,9 @@ _SANDWICH = Names(
 _POST = Names(norms=("post_attention_layernorm", "post_feedforward_layernorm"))
 _DEEPSEEK = Family(experts=_deepseek_experts, adapt=_latent_attention)
 _COHERE = Family(
-    tied=True, layout="parallel", qkv_bias="attention_bias", out_bias="attention_bias",
-    qk_norm="each", qk_norm_if="use_qk_norm", norm_last=True, names=Names(norms=("input_layernorm",)),
+    tied=True, layout="parallel", qkv_bias=_ATTENTION_BIAS, out_bias=_ATTENTION_BIAS,
+    qk_norm="each", qk_norm_if=("use_qk_norm", False), norm_last=True,
+    names=Names(norms=("input_layernorm",)),
 )  # fmt: skip
 _GPT2_NAMES = Names(
     root="transformer", embed="wte", positions="wpe", layers="h", final_norm="ln_f", attention="attn",
@@ -319,11 +317,12 @@ _NEOX_NAMES = replace(
 
 FAMILIES: Mapping[str, Family] = {
     "llama": _LLAMA,
-    "mistral": Family(kv_heads=8, full_every=0),
-    "ministral": Family(kv_heads=8, full_every=0),
+    "mistral": Family(kv_heads=8, full_every=0, window=4096),
     "mixtral": Family(kv_heads=8, full_every=0, experts=_mixtral_experts),
     "qwen2": Family(qkv_bias=True, full_every=None),
-    "qwen2_moe": Family(qkv_bias="qkv_bias", experts=_qwen_experts, names=Names(shared="shared_expert")),
+    "qwen2_moe": Family(
+        qkv_bias=("qkv_bias", True), experts=_qwen_experts, names=Names(shared="shared_expert")
+    ),
     "qwen3": _QWEN3,
     "qwen3_moe": replace(_QWEN3, head_dim=None, kv_heads=4, experts=_qwen_experts),
     "gemma": _GEMMA,
@@ -343,7 +342,7 @@ FAMILIES: Mapping[str, Family] = {
     "granite": _LLAMA,
     "smollm3": replace(_LLAMA, tied=True, kv_heads=4),
     "starcoder2": Family(
-        tied=True, kv_heads=2, qkv_bias="use_bias", out_bias="use_bias", mlp_bias="use_bias", mlp="plain",
+        tied=True, kv_heads=2, qkv_bias=_USE_BIAS, out_bias=_USE_BIAS, mlp_bias=_USE_BIAS, mlp="plain",
         norm_bias=True, full_every=0, names=Names(up="c_fc", down="c_proj", activation="act"),
     ),
     "cohere": _COHERE,
@@ -353,12 +352,12 @@ FAMILIES: Mapping[str, Family] = {
         transposed=True, learned_positions=True, names=_GPT2_NAMES,
     ),
     "falcon": Family(
-        tied=True, fused_qkv=True, qkv_bias="bias", out_bias="bias", mlp_bias="bias", mlp="plain",
+        tied=True, fused_qkv=True, qkv_bias=_BIAS, out_bias=_BIAS, mlp_bias=_BIAS, mlp="plain",
         norm_bias=True, names=_FALCON_NAMES, adapt=_falcon,
     ),
     "gpt_neox": Family(
-        fused_qkv=True, qkv_bias=True, out_bias=True, mlp_bias=True, mlp="plain", norm_bias=True,
-        layout="parallel_two", names=_NEOX_NAMES, adapt=_gpt_neox,
+        fused_qkv=True, qkv_bias=("attention_bias", True), out_bias=("attention_bias", True), mlp_bias=True,
+        mlp="plain", norm_bias=True, names=_NEOX_NAMES,
     ),
     "deepseek_v2": _DEEPSEEK,
     "deepseek_v3": _DEEPSEEK,
