@@ -49,8 +49,11 @@ def paged(tokens: Amount, block_tokens: int) -> Amount:
 def footprint_bytes(
     attention: Attention, kv_format: Format, values: Values, *, block_tokens: int = 1
 ) -> Amount:
-    """Return the cache bytes of one layer: `batch * tokens * token_bytes`, tokens in whole blocks."""
-    if attention.cache == "none":
+    """Return the cache bytes of one layer: `batch * tokens * token_bytes`, tokens in whole blocks.
+
+    A cache that is shared is held by the layer that fills it: 0 here.
+    """
+    if attention.cache in ("none", "shared"):
         return 0
     tokens = paged(cached_tokens(attention, values), 1 if attention.cache == "state" else block_tokens)
     return values["batch"] * tokens * token_bytes(attention, kv_format)
@@ -71,9 +74,10 @@ def read_bytes(attention: Attention, kv_format: Format, values: Values, *, fresh
 def write_bytes(attention: Attention, kv_format: Format, values: Values) -> Amount:
     """Return the cache bytes that one layer writes in a pass: one row per new token, or the whole state.
 
-    A cross-attention's cache is written where it is made, not where it is read: 0.
+    A cross-attention's cache is written where it is made, not where it is read: 0. The same goes for a
+    shared one.
     """
-    if attention.cache in ("none", "cross"):
+    if attention.cache in ("none", "cross", "shared"):
         return 0
     tokens = 1 if attention.cache == "state" else values["tokens"]
     return values["batch"] * tokens * token_bytes(attention, kv_format)

@@ -18,7 +18,7 @@ TensorClass = Literal[
 OperationKind = Literal[
     "linear", "embedding", "positions", "conv", "norm", "attention", "experts", "scan", "elementwise"
 ]
-CacheKind = Literal["none", "append", "cross", "state"]
+CacheKind = Literal["none", "append", "cross", "shared", "state"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class Tensor:
     """One weight tensor of a block; names are relative to the layer.
 
     `stored` is the number format it has in the checkpoint (`bf16`, `q4_1`); `stored_name` its full name
-    there with `{i}` for the layer's index, empty if it is the module's own name. `alias_of` is the full
+    there with `{i}` for the layer's index, empty if it is the module's own name; where a file holds it in
+    parts, `stored.stored_parts` reads the name. `alias_of` is the full
     name of the tensor that this one shares (a tied head). `in_file` is False where the checkpoint leaves
     the shared copy out.
     """
@@ -51,7 +52,9 @@ class Attention:
 
     `keys` is the number of key rows a sequence attends to in a pass; `window` caps it where a sliding
     window applies. `cache_width` is the number of elements that one token adds to this layer's cache
-    (K and V together; 0 without a cache). `causal` masks the future.
+    (K and V together; 0 without a cache). `cache` is `append` where each pass adds its own rows, `cross`
+    where rows are made once and then only read, `shared` where another layer's cache is read and nothing
+    held, `state` where one row per sequence is rewritten. `causal` masks the future.
     """
 
     heads: int
@@ -77,11 +80,11 @@ class Experts:
 class Operation:
     """One operation of a block, in execution order.
 
-    `rows` is the number of output rows over the whole batch; `in_features` and `out_features` are the
-    widths per row. `weights` are names of tensors of the same block (or full names of tensors elsewhere),
-    read whole each pass, except that an `embedding` reads one table row per output row and `experts` read
-    the experts that are routed to. `static` marks a result that is the same in every pass of a phase and
-    may be computed once (cross-attention K/V projections).
+    `rows` is the number of output rows over the whole batch (an operation with none does not run and reads
+    nothing); `in_features` and `out_features` are the widths per row. `weights` are names of tensors of the
+    same block (or full names of tensors elsewhere), read whole each pass, except that an `embedding` reads
+    one table row per output row and `experts` read the experts that are routed to. `static` marks a result
+    that is the same in every pass of a phase and may be computed once (cross-attention K/V projections).
     """
 
     name: str
