@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tierline.models.catalogue import catalogue_entry, catalogue_model, catalogue_names
-from tierline.models.description import Model
+from tierline.models.description import Model, Operation
 from tierline.models.extent import Extent
 from tierline.models.workload import Workload
 
@@ -19,6 +19,7 @@ TOTALS = {
     "llama-3.1-8b": 8_030_261_248,
     "llama-3.1-70b": 70_553_706_496,
     "smollm2-135m": 134_515_008,
+    "smolvla": 450_046_176,
     "smolvlm2-256m": 256_484_928,
     "smolvlm2-500m": 507_482_304,
 }
@@ -52,7 +53,36 @@ def test_building_gives_the_parameters_that_the_entry_states(name: str) -> None:
     assert entry.kind in ("datasheet", "derived")
 
 
-def read_elements(model: Model, phase_name: str, workload: Workload) -> int:
+def test_smolvla_is_stored_in_the_formats_of_its_checkpoint() -> None:
+    expected = {name: stored for name, (_, stored) in listed("smolvla")["tensors"].items()}
+    tensors = list(catalogue_model("smolvla").tensors())
+    assert {t.name: t.tensor.stored for t in tensors} == expected
+    assert sum(t.tensor.elements * (4 if t.tensor.stored == "fp32" else 2) for t in tensors) == 906_639_456
+
+
+def test_smolvla_reads_what_its_phases_use() -> None:
+    """Against the derivation of a published analysis, corrected, in elements and for one camera."""
+    model, workload = catalogue_model("smolvla"), Workload.of(prompt_tokens=113, new=0, images=1, steps=10)
+    layers, expert, static, projections = 157_286_400 + 30_720, 96_583_680 + 23_760, 1_638_400, 1_603_472
+    assert read_elements(model, "vision", workload) == 86_433_024 + 11_796_480
+    assert read_elements(model, "prefill", workload) == 48 * 960 + 31_680 + layers
+    assert read_elements(model, "denoise", workload) == expert + static + projections
+    assert read_elements(model, "denoise", workload, static=False) == expert + projections
+    rows = [
+        (operation.attention.cache, operation.attention.keys.evaluate(workload.values()))
+        for operation in operations(model, "expert")
+        if operation.attention
+    ]
+    assert rows[:3] == [("shared", 113), ("none", 50), ("cross", 113)]
+    assert sum(keys for cache, keys in rows if cache != "none") == 16 * 113
+
+
+def operations(model: Model, component_name: str) -> list[Operation]:
+    component = next(c for c in model.components if c.name == component_name)
+    return [operation for layer in component.layers for operation in layer.block.operations]
+
+
+def read_elements(model: Model, phase_name: str, workload: Workload, *, static: bool = True) -> int:
     """Count the weight elements that one pass of a phase reads, written apart from cost/."""
     phase = next(p for p in model.phases if p.name == phase_name)
     values = workload.values()
@@ -62,6 +92,8 @@ def read_elements(model: Model, phase_name: str, workload: Workload) -> int:
         for layer in component.layers if component.name in phase.components else ():
             shapes = {t.name: t.elements for t in layer.block.tensors}
             for operation in layer.block.operations:
+                if operation.static and not static:
+                    continue
                 rows = operation.rows.evaluate(values)
                 one_row = operation.kind == "embedding"
                 total += (

@@ -1,5 +1,6 @@
 """A parsed `config.json` to a model, whichever family it is of."""
 
+from tierline.models.action import smolvla_model
 from tierline.models.compose import smolvlm_model
 from tierline.models.decoder import decoder_model
 from tierline.models.description import Model
@@ -22,4 +23,6 @@ def model_from_config(name: str, fields: Fields, source: str) -> Model:
     """
     if fields.text("model_type") in VISION_LANGUAGE:
         return smolvlm_model(name, fields, source)
+    if fields.text("model_type") == "smolvla":
+        return smolvla_model(name, fields, source)
     return decoder_model(name, decoder_config(fields), source)

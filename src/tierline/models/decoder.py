@@ -121,7 +121,15 @@ def _attention(config: DecoderConfig, spec: LayerSpec) -> Iterator[Part]:
     yield attention(
         path,
         Attention(
-            how.heads, how.kv_heads, how.head_dim, how.value_dim, CONTEXT, "append", cached, how.window
+            how.heads,
+            how.kv_heads,
+            how.head_dim,
+            how.value_dim,
+            CONTEXT,
+            "append",
+            cached,
+            how.window,
+            how.causal,
         ),
         weights=tuple(t.name for t in sinks),
     )

@@ -64,6 +64,7 @@ class AttentionSpec:
     norm: Literal["none", "head", "all", "each"] = "none"
     norm_last: bool = False
     sinks: bool = False
+    causal: bool = True
     latent: Latent | None = None
 
 
