@@ -78,7 +78,22 @@ def test_distinct_experts_is_the_mean_over_every_routing() -> None:
 def test_looked_up_rows_never_cost_more_than_the_table() -> None:
     assert traffic.table_read_bytes(3, 11, 7, 77) == 21
     assert traffic.table_read_bytes(13, 11, 7, 77) == 77
-    assert traffic.table_read_bytes(11, 11, 9, 79) == 79  # 2 of 9 bytes are stored once per tensor
+    assert traffic.table_read_bytes(11, 11, 8, 79) == 79  # rows rounded up
+    assert traffic.table_read_bytes(0, 11, 7, 79) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "row_bytes", "constants"),
+    [("nf4", 192 // 2 + 4 * 3, 16 * 4), ("int8:tensor", 192, 4), ("bf16", 384, 0), ("mxfp8", 192 + 6, 0)],
+)
+def test_what_a_table_holds_once_is_read_once_however_many_rows(
+    name: str, row_bytes: int, constants: int
+) -> None:
+    number_format, shape = parse_format(name), (101, 192)
+    assert traffic.row_bytes(number_format, shape) == row_bytes
+    whole = number_format.footprint_bytes(shape)
+    assert traffic.table_read_bytes(7, 101, row_bytes, whole) == 7 * row_bytes + constants
+    assert traffic.table_read_bytes(101, 101, row_bytes, whole) == whole
 
 
 def test_attention_flop_counts_the_products_of_two_matrix_products() -> None:

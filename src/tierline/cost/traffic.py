@@ -1,6 +1,7 @@
 """Weight bytes that an operation reads in one pass."""
 
 from tierline.cost.amount import Amount, smaller
+from tierline.formats.format import Format, footprint_bytes
 from tierline.models.description import Experts
 
 
@@ -13,14 +14,29 @@ def distinct_experts(experts: Experts, rows: Amount) -> Amount:
     return experts.count * (1 - (1 - share) ** rows)
 
 
-def table_read_bytes(rows: Amount, table_rows: int, row_bytes: int, table_bytes: int) -> Amount:
-    """Return the bytes of `rows` looked-up rows: `rows * row_bytes`, and never more than the table.
+def row_bytes(number_format: Format, shape: tuple[int, ...], kind: str = "") -> int:
+    """Return what one more row of a table takes: `bytes of 2n rows - bytes of n rows`, over n, rounded up.
 
-    Repeated tokens are counted as often as they occur until the table's size caps them.
+    The difference leaves out what the tensor holds once however many rows it has (nf4's tables, the scale of
+    a tensor, GPTQ's group indices).
     """
-    if row_bytes * table_rows > table_bytes:  # what the table holds once is not read again with each row
-        return smaller(rows * row_bytes, table_bytes + 0 * rows)
-    return smaller(rows, table_rows + 0 * rows) * row_bytes
+    rows, *rest = shape or (1,)
+    if not rows:
+        return 0
+    once = footprint_bytes(number_format, (rows, *rest), kind)
+    twice = footprint_bytes(number_format, (2 * rows, *rest), kind)
+    return -(-(twice - once) // rows)
+
+
+def table_read_bytes(rows: Amount, table_rows: int, row_bytes: int, table_bytes: int) -> Amount:
+    """Return the bytes of `rows` looked-up rows: `rows * row_bytes + constants`, and never more than the table.
+
+    The constants are what of the table is in none of its rows; a pass reads them once. Repeated tokens are
+    counted as often as they occur until the table's size caps them. No rows read nothing.
+    """
+    constants = max(0, table_bytes - table_rows * row_bytes)
+    whole = smaller(rows * row_bytes + constants, table_bytes + 0 * rows)
+    return whole * smaller(rows, 1 + 0 * rows)
 
 
 def experts_read_bytes(experts: Experts, rows: Amount, table_bytes: int) -> Amount:

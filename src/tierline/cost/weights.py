@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tierline.cost.amount import Amount, Values
-from tierline.cost.traffic import experts_read_bytes, table_read_bytes
+from tierline.cost.traffic import experts_read_bytes, row_bytes, table_read_bytes
 from tierline.errors import InputError
-from tierline.formats.format import Format, footprint_bytes
+from tierline.formats.format import Format
 from tierline.formats.mix import Mix
 from tierline.formats.precision import Precision
 from tierline.formats.weight import Weight
@@ -171,7 +171,8 @@ class _Places:
             owner = layer.name
         size = self._bytes(component, layer, tensor)
         rows = tensor.shape[0] if tensor.shape else 1
-        row = footprint_bytes(self._format(component, layer, tensor), (1, *tensor.shape[1:]), tensor.kind)
+        by_row = operation.kind in _LOOKUPS
+        row = row_bytes(self._format(component, layer, tensor), tensor.shape, tensor.kind) if by_row else 0
         return WeightRead(operation, owner, size, rows, row)
 
     def _format(self, component: Component, layer: Layer, tensor: Tensor) -> Format:
