@@ -2,15 +2,20 @@
 
 import gzip
 import json
+import tomllib
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from tierline.models.catalogue import catalogue_entry, catalogue_model, catalogue_names
 from tierline.models.description import Model, Operation
 from tierline.models.extent import Extent
 from tierline.models.workload import Workload
+from tierline.sourced import KINDS
 
 DATA = Path(__file__).parent / "data"
 LISTED = sorted(path.name.removesuffix(".json.gz") for path in DATA.glob("*.json.gz"))
@@ -49,8 +54,33 @@ def test_building_gives_the_parameters_that_the_entry_states(name: str) -> None:
     entry, model = catalogue_entry(name), catalogue_model(name)
     assert (model.parameters, model.tied_parameters) == (entry.parameters, entry.tied_parameters)
     assert entry.title
-    assert entry.source.startswith("https://")
-    assert entry.kind in ("datasheet", "derived")
+    assert entry.kind in KINDS
+
+
+def test_every_entry_has_its_source_and_every_source_its_entry() -> None:
+    text = (files("tierline") / "data" / "sources" / "models.toml").read_text("utf-8")
+    sources = tomllib.loads(text)
+    assert sorted(catalogue_entry(n).source for n in catalogue_names()) == sorted(sources)
+    for source in sources.values():
+        assert set(source) == {"title", "address", "date", "sentence"}
+        assert source["address"].startswith("https://")
+
+
+def test_there_are_at_least_forty_entries() -> None:
+    assert len(catalogue_names()) >= 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in catalogue_names() if n != "smolvla"])
+def test_names_and_shapes_are_those_of_transformers(name: str) -> None:
+    values = catalogue_entry(name).config.values
+    given: dict[str, Any] = {k: v for k, v in values.items() if k != "head_copies_embedding"}
+    config = AutoConfig.for_model(**given)
+    kind: Any = AutoModelForImageTextToText if "vision_config" in given else AutoModelForCausalLM
+    with torch.device("meta"):
+        modules = kind.from_config(config)
+    expected = {name: tuple(t.shape) for name, t in modules.state_dict().items()}
+    assert {t.name: t.tensor.shape for t in catalogue_model(name).tensors()} == expected
 
 
 def test_smolvla_is_stored_in_the_formats_of_its_checkpoint() -> None:

@@ -1,11 +1,12 @@
 """The models that ship with Tierline, each a public configuration from which the native readers build.
 
-An entry is a JSON file in `data/models/`: `title`, `kind` and `source` (where the figures were published),
-`config` (what of the published `config.json` the description depends on) and `parameters` (what building
-it must give).
+An entry is a JSON file in `data/models/`: `title`, `kind` and `source` (a key of `data/sources/models.toml`),
+`config` (what of the published `config.json` the description depends on), `parameters` (what building it
+must give) and perhaps a `note`. Fields of `config` that are not the publisher's: `head_copies_embedding`,
+and the flat form in which SmolVLA's are written.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -27,6 +28,7 @@ class CatalogueEntry:
     parameters: int
     tied_parameters: int
     config: Fields
+    note: str = ""
 
 
 @cache
@@ -52,13 +54,15 @@ def catalogue_entry(name: str) -> CatalogueEntry:
         parameters=parameters.count("stored", most=2**60),
         tied_parameters=parameters.count("tied", most=2**60),
         config=fields.inner("config"),
+        note=fields.text("note"),
     )
 
 
 def catalogue_model(name: str) -> Model:
     """Return the catalogue's model `name`; raise InputError if there is none."""
     entry = catalogue_entry(name)
-    return model_from_config(name, entry.config, entry.source)
+    model = model_from_config(name, entry.config, entry.source)
+    return replace(model, notes=(*model.notes, entry.note)) if entry.note else model
 
 
 def _folder() -> Traversable:
