@@ -254,7 +254,7 @@ def test_the_real_smollm2_is_the_catalogues_with_the_files_formats() -> None:
 
 def test_an_unknown_name_suggests_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"did you mean .*llama-3\.1-8b"):
-        open_model("llama-3-8b")
+        open_model("llama-3.1-9b")
     with pytest.raises(InputError, match="holds neither"):
         open_model(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "lama", "vocab_size": 3}')
