@@ -60,8 +60,9 @@ def test_the_cache_holds_every_token_in_whole_pages() -> None:
 
 def test_a_prefill_in_one_piece_reads_no_cache_and_writes_every_token() -> None:
     bf16 = parse_format("bf16")
-    assert kv.read_bytes(attention(), bf16, VALUES, fresh=True) == 0
-    assert kv.read_bytes(attention(), bf16, VALUES, fresh=False) == 2 * 17 * 72
+    assert kv.read_bytes(attention(), bf16, VALUES | {"tokens": 17}, own_at_hand=True) == 0
+    assert kv.read_bytes(attention(), bf16, VALUES, own_at_hand=True) == 2 * (17 - 3) * 72
+    assert kv.read_bytes(attention(), bf16, VALUES, own_at_hand=False) == 2 * 17 * 72
     assert kv.write_bytes(attention(), bf16, VALUES) == 2 * 3 * 72
     assert kv.write_bytes(attention(cache="cross"), bf16, VALUES) == 0
 
@@ -131,7 +132,7 @@ def a_block() -> Block:
 
 def test_activation_policies_count_what_they_say() -> None:
     moved = {
-        policy: activations.traffic_elements(a_block(), VALUES, policy, one_row=False)
+        policy: sum(activations.traffic_elements(a_block(), VALUES, policy, one_row=False))
         for policy in activations.ACTIVATION_POLICIES
     }
     rows = 2 * 3
@@ -143,8 +144,8 @@ def test_activation_policies_count_what_they_say() -> None:
         "layer-io": rows * 20,
         "materialised": rows * every + 4 * scores,
     }
-    assert activations.traffic_elements(a_block(), VALUES, "fused", one_row=True) == 0
-    assert activations.traffic_elements(a_block(), VALUES, "layer-io", one_row=True) == rows * 20
+    assert sum(activations.traffic_elements(a_block(), VALUES, "fused", one_row=True)) == 0
+    assert sum(activations.traffic_elements(a_block(), VALUES, "layer-io", one_row=True)) == rows * 20
 
 
 def test_live_elements_are_those_of_a_branch() -> None:

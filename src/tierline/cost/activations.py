@@ -20,19 +20,23 @@ ActivationPolicy = Literal["none", "layer-io", "materialised", "fused"]
 ACTIVATION_POLICIES: tuple[ActivationPolicy, ...] = get_args(ActivationPolicy)
 
 
-def traffic_elements(block: Block, values: Values, policy: ActivationPolicy, *, one_row: bool) -> Amount:
-    """Return the activation elements that one layer reads and writes in the fast tier in a pass.
+def traffic_elements(
+    block: Block, values: Values, policy: ActivationPolicy, *, one_row: bool
+) -> list[Amount]:
+    """Return the activation elements that each operation of a layer reads and writes in the fast tier.
 
     `one_row` says that the pass has one row per sequence (decode).
     """
-    if policy == "none" or not block.operations or (policy == "fused" and one_row):
-        return 0
     if policy == "materialised":
-        return sum(_materialised(operation, values) for operation in block.operations)
-    if not any(operation.attention for operation in block.operations):
-        return 0
-    first, last = block.operations[0], block.operations[-1]
-    return first.rows.evaluate(values) * first.in_features + last.rows.evaluate(values) * last.out_features
+        return [_materialised(operation, values) for operation in block.operations]
+    counts: list[Amount] = [0] * len(block.operations)
+    if policy == "none" or not counts or (policy == "fused" and one_row):
+        return counts
+    if any(operation.attention for operation in block.operations):
+        first, last = block.operations[0], block.operations[-1]
+        counts[0] += first.rows.evaluate(values) * first.in_features
+        counts[-1] += last.rows.evaluate(values) * last.out_features
+    return counts
 
 
 def score_elements(operation: Operation, values: Values) -> Amount:

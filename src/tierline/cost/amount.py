@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # An int, float or Fraction, or a numpy array of them: the formulas broadcast. No common type names them.
+# Arrays of int64 hold up to 9.2e18; workloads whose FLOP exceed that need arrays of float64.
 Amount = Any
 
 Values = Mapping[str, Amount]
@@ -12,3 +13,16 @@ Values = Mapping[str, Amount]
 def smaller(first: Amount, second: Amount) -> Amount:
     """Return the smaller of two whole numbers, element by element: (a + b - |a - b|) / 2."""
     return (first + second - abs(first - second)) // 2
+
+
+def larger(first: Amount, second: Amount) -> Amount:
+    """Return the larger of two whole numbers, element by element: (a + b + |a - b|) / 2."""
+    return (first + second + abs(first - second)) // 2
+
+
+def nearest(amount: Amount) -> Amount:
+    """Return the nearest whole number, element by element: an int for a scalar, a float array for one."""
+    if isinstance(amount, int):
+        return amount
+    whole = (amount + 0.5) // 1
+    return int(whole) if isinstance(whole, float) else whole

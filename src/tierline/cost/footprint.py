@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tierline.cost import activations, kv
-from tierline.cost.amount import Amount
-from tierline.cost.layer_pass import Costing, element_bytes, phase_values
+from tierline.cost.amount import Amount, larger
+from tierline.cost.costing import Costing
+from tierline.cost.operations import element_bytes
+from tierline.cost.passes import pass_groups
 from tierline.cost.weights import BlockWeights, ModelWeights
 from tierline.formats.format import Format
-from tierline.models.description import Model
+from tierline.models.description import Model, Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,39 +46,46 @@ def kv_cache_bytes(
 
     A layer that several phases run through has the cache of the one with the longest context (the last).
     """
-    caches: dict[str, Amount] = {}
-    for phase in model.phases:
+    last: dict[str, Phase] = {name: phase for phase in model.phases for name in phase.components}
+    total: Amount = 0
+    for component, phase in last.items():
         values = phase_values(phase, workload)
-        for entry in weights.of(phase.components):
-            attends = [o.attention for o in entry.weights.block.operations if o.attention]
-            if any(a.cache != "none" for a in attends):
-                caches[entry.layer.name] = sum(
-                    kv.footprint_bytes(a, costing.precision.kv, values, block_tokens=costing.kv_block_tokens)
-                    for a in attends
-                )
-    return sum(caches.values())
+        for kind, count in weights.kinds([component]):
+            total = total + count * sum(
+                kv.footprint_bytes(how, costing.precision.kv, values, block_tokens=costing.kv_block_tokens)
+                for how in (o.attention for o in kind.block.operations)
+                if how is not None and how.cache != "none"
+            )
+    return total
+
+
+def phase_values(phase: Phase, workload: Mapping[str, Amount]) -> dict[str, Amount]:
+    """Return the workload's variables with `tokens` and `context` as this phase means them."""
+    bound = {"tokens": phase.tokens.evaluate(workload), "context": phase.context.evaluate(workload)}
+    return {**workload, **bound}
 
 
 def working_set_bytes(
-    model: Model, weights: ModelWeights, workload: Mapping[str, int], costing: Costing
-) -> int:
+    model: Model, weights: ModelWeights, workload: Mapping[str, Amount], costing: Costing
+) -> Amount:
     """Return the most activation bytes live at once over all phases that run: an upper estimate.
 
     See `activations.live_elements`. Logits count in their own format. 0 under the policy `none`.
     """
+    most: Amount = 0
     if costing.activation_policy == "none":
-        return 0
+        return most
     scores = costing.activation_policy == "materialised"
-    most = 0
     for phase in model.phases:
-        if not phase.passes.evaluate(workload):
+        passes = phase.passes.evaluate(workload)
+        if isinstance(passes, int) and not passes:
             continue
-        values = phase_values(phase, workload)
-        kinds = {id(e.weights): e.weights for e in weights.of(phase.components)}
-        for kind in kinds.values():
-            live = activations.live_elements(kind.block, values, scores=scores)
-            number_format = _format(kind, costing)
-            most = max([most, *(element_bytes(elements, number_format) for elements in live)])
+        for group in pass_groups(phase, workload, costing):
+            values = group.values(workload)
+            for kind, _ in weights.kinds(phase.components):
+                number_format = _format(kind, costing)
+                for elements in activations.live_elements(kind.block, values, scores=scores):
+                    most = larger(most, element_bytes(elements, number_format))
     return most
 
 

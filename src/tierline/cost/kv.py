@@ -59,15 +59,18 @@ def footprint_bytes(
     return values["batch"] * tokens * token_bytes(attention, kv_format)
 
 
-def read_bytes(attention: Attention, kv_format: Format, values: Values, *, fresh: bool) -> Amount:
+def read_bytes(attention: Attention, kv_format: Format, values: Values, *, own_at_hand: bool) -> Amount:
     """Return the cache bytes that one layer reads in a pass: `batch * keys_touched * token_bytes`.
 
-    `fresh` means that the pass makes every key that it attends to (a prefill in one piece): its keys and
-    values are at hand and count as activations, not as cache. A state is read once per sequence.
+    `own_at_hand` means that the keys and values that the pass itself adds (a prefill, or a chunk of one) are
+    at hand and count as activations, not as cache: only those of earlier passes are read. A state is read
+    once per sequence.
     """
-    if attention.cache == "none" or (fresh and attention.cache == "append"):
+    if attention.cache == "none":
         return 0
     keys = 1 if attention.cache == "state" else keys_touched(attention, values)
+    if own_at_hand and attention.cache == "append":
+        keys = keys - values["tokens"]
     return values["batch"] * keys * token_bytes(attention, kv_format)
 
 

@@ -1,91 +1,67 @@
-"""What one layer moves and computes in one pass of a phase."""
+"""What one layer moves and computes in one pass of a phase: the sums of its operations."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tierline.cost import activations, flops, kv
-from tierline.cost.activations import ActivationPolicy
 from tierline.cost.amount import Amount, Values
-from tierline.cost.weights import BlockWeights, WeightRead
-from tierline.formats.format import Format
-from tierline.formats.precision import Precision
+from tierline.cost.costing import Costing
+from tierline.cost.operations import OperationCost, operation_costs
+from tierline.cost.weights import BlockWeights
 from tierline.models.description import Phase
 
 
 @dataclass(frozen=True, slots=True)
-class Costing:
-    """The choices under which passes are costed.
+class OwnerRead:
+    """Weight bytes that a pass reads of one layer's tensors; `owner` None means the layer that reads them.
 
-    `hoist_static` computes an operation marked static once per phase instead of once per pass.
-    `kv_block_tokens` is the page of a paged KV cache, 1 for none.
+    `by_row` says that rows are looked up.
     """
 
-    precision: Precision
-    activation_policy: ActivationPolicy = "fused"
-    hoist_static: bool = True
-    kv_block_tokens: int = 1
+    owner: str | None
+    by_row: bool
+    traffic_bytes: Amount
 
 
 @dataclass(frozen=True, slots=True)
 class LayerPass:
-    """Bytes and FLOP of one layer in one pass; `static_` ones occur once per phase instead.
+    """Bytes and FLOP of one layer in one pass; `static_` ones occur once per phase instead."""
 
-    `reads` and `static_reads` hold (weight read, bytes).
-    """
-
-    reads: tuple[tuple[WeightRead, Amount], ...]
-    static_reads: tuple[tuple[WeightRead, Amount], ...]
+    reads: tuple[OwnerRead, ...]
+    static_reads: tuple[OwnerRead, ...]
+    weight_read_bytes: Amount
+    static_weight_read_bytes: Amount
     kv_read_bytes: Amount
     kv_write_bytes: Amount
     activation_bytes: Amount
+    static_activation_bytes: Amount
     flop: Amount
     static_flop: Amount
 
-    @property
-    def weight_read_bytes(self) -> Amount:
-        """Weight bytes read in every pass."""
-        return sum(count for _, count in self.reads)
-
-    @property
-    def static_weight_read_bytes(self) -> Amount:
-        """Weight bytes read once per phase."""
-        return sum(count for _, count in self.static_reads)
-
-
-def phase_values(phase: Phase, workload: Mapping[str, Amount]) -> dict[str, Amount]:
-    """Return the workload's variables with `tokens` and `context` as this phase means them."""
-    bound = {"tokens": phase.tokens.evaluate(workload), "context": phase.context.evaluate(workload)}
-    return {**workload, **bound}
-
 
 def layer_pass(weights: BlockWeights, phase: Phase, values: Values, costing: Costing) -> LayerPass:
-    """Return what a layer of this kind costs in one pass of `phase` at `values` (see `phase_values`)."""
-    block, kv_format = weights.block, costing.precision.kv
-    hoisted = {o.name for o in block.operations if o.static} if costing.hoist_static else set()
-    reads = [(read, read.traffic_bytes(values)) for read in weights.reads]
-    attends = [o.attention for o in block.operations if o.attention]
-    fresh = phase.context == phase.tokens
-    elements = activations.traffic_elements(
-        block, values, costing.activation_policy, one_row=_is_one(phase.tokens.terms)
-    )
-    tensors = weights.tensors
-    flop = [(o.name in hoisted, flops.operation_flop(o, tensors, values)) for o in block.operations]
+    """Return what a layer of this kind costs in one pass of `phase` at `values` (see `PassGroup.values`)."""
+    costs = operation_costs(weights, phase, values, costing)
+    each = [cost for cost in costs if not cost.once]
+    once = [cost for cost in costs if cost.once]
+    reads, static_reads = _by_owner(each), _by_owner(once)
     return LayerPass(
-        reads=tuple(entry for entry in reads if entry[0].operation.name not in hoisted),
-        static_reads=tuple(entry for entry in reads if entry[0].operation.name in hoisted),
-        kv_read_bytes=sum(kv.read_bytes(a, kv_format, values, fresh=fresh) for a in attends),
-        kv_write_bytes=sum(kv.write_bytes(a, kv_format, values) for a in attends),
-        activation_bytes=element_bytes(elements, costing.precision.activations),
-        flop=sum(count for static, count in flop if not static),
-        static_flop=sum(count for static, count in flop if static),
+        reads=reads,
+        static_reads=static_reads,
+        weight_read_bytes=sum(read.traffic_bytes for read in reads),
+        static_weight_read_bytes=sum(read.traffic_bytes for read in static_reads),
+        kv_read_bytes=sum(cost.kv_read_bytes for cost in each),
+        kv_write_bytes=sum(cost.kv_write_bytes for cost in each),
+        activation_bytes=sum(cost.activation_bytes for cost in each),
+        static_activation_bytes=sum(cost.activation_bytes for cost in once),
+        flop=sum(cost.flop for cost in each),
+        static_flop=sum(cost.flop for cost in once),
     )
 
 
-def element_bytes(elements: Amount, number_format: Format) -> Amount:
-    """Return the bytes of a run of elements, rounded up: `elements * bits / 8`."""
-    bits = number_format.bits_per_element
-    return -(-elements * bits.numerator // (8 * bits.denominator))
-
-
-def _is_one(terms: tuple[tuple[int, tuple[str, ...]], ...]) -> bool:
-    return terms == ((1, ()),)
+def _by_owner(costs: Iterable[OperationCost]) -> tuple[OwnerRead, ...]:
+    totals: dict[tuple[str | None, bool], Amount] = {}
+    for cost in costs:
+        for read, count in cost.reads:
+            key = (read.owner, read.by_row)
+            totals[key] = totals.get(key, 0) + count
+    return tuple(OwnerRead(owner, by_row, count) for (owner, by_row), count in totals.items())

@@ -1,16 +1,17 @@
 """Building a Plan from a model, a machine, a workload and a precision: pure, fast enough to search over."""
 
 from collections.abc import Iterator
+from itertools import chain
 
 from tierline.cost.activations import ActivationPolicy
+from tierline.cost.costing import Costing
 from tierline.cost.footprint import Footprint, kv_cache_bytes, working_set_bytes
-from tierline.cost.layer_pass import Costing
 from tierline.cost.weights import ModelWeights, weigh
 from tierline.formats.precision import Precision
 from tierline.machines.machine import Machine, Rate
 from tierline.models.description import Model, Phase
 from tierline.models.workload import Workload
-from tierline.plan.phases import Setting, plan_phase
+from tierline.plan.phases import Setting, pinned_share, plan_phase
 from tierline.plan.plan import PhasePlan, Plan, Residency, TierUse
 from tierline.plan.residency import PREFETCH_DEPTH, allowed_bytes, reside
 from tierline.plan.units import read_order, stored_layers
@@ -36,6 +37,30 @@ def build_plan(
     prefetch_depth: int = PREFETCH_DEPTH,
     unit_bytes: int | None = None,
 ) -> Plan:
+    """Return `plan_with` for the costing choices that are asked for most."""
+    return plan_with(
+        model,
+        machine,
+        workload,
+        Costing(precision, activation_policy, hoist_static, kv_block_tokens),
+        resident_bytes=resident_bytes,
+        program_bytes=program_bytes,
+        prefetch_depth=prefetch_depth,
+        unit_bytes=unit_bytes,
+    )
+
+
+def plan_with(
+    model: Model,
+    machine: Machine,
+    workload: Workload,
+    costing: Costing,
+    *,
+    resident_bytes: int | None = None,
+    program_bytes: int = 0,
+    prefetch_depth: int = PREFETCH_DEPTH,
+    unit_bytes: int | None = None,
+) -> Plan:
     """Return where every byte lives, what crosses each link per phase, and how fast it can go at best.
 
     `resident_bytes` is the most weight bytes held in the fast tier at once, staging slots included (None: all
@@ -43,16 +68,18 @@ def build_plan(
     layer, or by tiles of at most `unit_bytes`; where two layers are too much to stage, by tiles that use an
     eighth of the room. Raises InputError for a `keep` selector that the model has not.
     """
-    precision.check_selectors({c.name for c in model.components} | {t.tensor.kind for t in model.tensors()})
-    costing = Costing(precision, activation_policy, hoist_static, kv_block_tokens)
+    precision = costing.precision
+    if precision.keep:
+        precision.check_selectors(selectors(model))
     weights = weigh(model, precision)
     footprint = _footprint(model, machine, weights, workload, costing, program_bytes)
     main = _main_phase(model, workload)
     allowed = allowed_bytes(machine.fast)
     room = max(0, allowed - footprint.others_bytes)
     capped = room if resident_bytes is None else min(room, resident_bytes)
-    order = read_order(weights, main) if main else ()
-    whole = frozenset(name for phase in model.phases for name in read_order(weights, phase))
+    orders = {phase.name: read_order(weights, phase) for phase in model.phases}
+    order = orders[main.name] if main else ()
+    whole = frozenset(chain.from_iterable(orders.values()))
     stored = stored_layers(weights, unit_bytes)
     residency = reside(machine, stored, order, whole, capped, prefetch_depth=prefetch_depth)
     if residency.strategy == "impossible" and unit_bytes is None:  # whole layers may be too large to stage
@@ -61,7 +88,9 @@ def build_plan(
         )
         residency = reside(machine, stored, order, whole, capped, prefetch_depth=prefetch_depth)
     rate, rate_note = compute_rate(machine, precision.activations.name)
-    setting = Setting(machine, weights, stored, residency, costing, rate)
+    setting = Setting(
+        machine, weights, pinned_share(stored, residency), residency, costing, rate, machine.fast.name
+    )
     phases = tuple(p for p in (plan_phase(phase, workload, setting) for phase in model.phases) if p)
     return Plan(
         model=model,
@@ -78,6 +107,12 @@ def build_plan(
         phases=phases,
         notes=tuple(_notes(model, machine, workload, phases, rate_note)),
     )
+
+
+def selectors(model: Model) -> frozenset[str]:
+    """Return what `keep` may name: the model's components and its tensor classes."""
+    blocks = {id(x.block): x.block for c in model.components for x in c.layers}.values()
+    return frozenset(c.name for c in model.components) | {t.kind for block in blocks for t in block.tensors}
 
 
 def compute_rate(machine: Machine, format_name: str) -> tuple[Rate | None, str]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from tierline.cost.costing import Costing
 from tierline.cost.footprint import Footprint
-from tierline.cost.layer_pass import Costing
 from tierline.machines.machine import Machine, RateKind
 from tierline.models.description import Model
 from tierline.models.workload import Workload
@@ -51,11 +51,12 @@ class LinkUse:
 
 @dataclass(frozen=True, slots=True)
 class PhasePlan:
-    """One phase: the steps of one pass, and totals over its `passes`.
+    """One phase: the steps of one pass (the last, where passes differ), and totals over its `passes`.
 
     `weight_read_bytes` includes `static_weight_read_bytes`, which are read once and not in every pass.
     `time_s` is the roofline's; None where a link's rate is unknown. `compute_s` None means that it is left
-    out of `time_s`, which is then a lower bound. `tokens` counts rows per sequence in a pass.
+    out of `time_s`, which is then a lower bound. `tokens` counts rows per sequence in a pass, the most where
+    passes differ.
     """
 
     name: str

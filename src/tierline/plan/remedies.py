@@ -7,7 +7,7 @@ from itertools import islice
 from tierline.formats.parse import parse_format, parse_weights
 from tierline.formats.precision import Precision
 from tierline.models.workload import Workload
-from tierline.plan.build import build_plan
+from tierline.plan.build import plan_with
 from tierline.plan.plan import Plan
 from tierline.units import format_bytes
 
@@ -71,17 +71,14 @@ def rebuild(
     resident_bytes: int | None = -1,
 ) -> Plan:
     """Return the same plan with some of its inputs replaced (`resident_bytes` -1 keeps the cap)."""
-    costing = plan.costing
-    return build_plan(
+    costing = plan.costing if precision is None else replace(plan.costing, precision=precision)
+    return plan_with(
         plan.model,
         plan.machine,
         workload or plan.workload,
-        precision or costing.precision,
-        activation_policy=costing.activation_policy,
+        costing,
         resident_bytes=plan.resident_bytes if resident_bytes == -1 else resident_bytes,
         program_bytes=plan.footprint.program_bytes,
-        hoist_static=costing.hoist_static,
-        kv_block_tokens=costing.kv_block_tokens,
         prefetch_depth=plan.prefetch_depth,
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tierline.cost.weights import LayerWeights, ModelWeights
+from tierline.cost.weights import BlockWeights, LayerWeights, ModelWeights
 from tierline.models.description import Phase
 from tierline.place.placement import Unit
 
@@ -30,16 +30,19 @@ def stored_layers(weights: ModelWeights, unit_bytes: int | None = None) -> dict[
     `layer.tensor[start:stop]`, no larger than the largest other layer. With `unit_bytes`, every tensor is a
     unit or tiles of at most that many bytes (one row at least).
     """
-    others = (e.weights.stored_bytes for e in weights.layers if not _is_table(e))
+    tables = {id(e.weights) for e in weights.layers if _is_table(e.weights)}
+    others = (e.weights.stored_bytes for e in weights.layers if id(e.weights) not in tables)
     largest = max(others, default=0) or weights.stored_bytes
     found = {}
     for entry in weights.layers:
-        if unit_bytes is None and (not _is_table(entry) or entry.weights.stored_bytes <= largest):
-            units: tuple[Unit, ...] = (Unit(entry.layer.name, entry.weights.stored_bytes),)
+        name, held = entry.layer.name, entry.weights.stored_bytes
+        if not held:
+            continue
+        if unit_bytes is None and (held <= largest or id(entry.weights) not in tables):
+            units: tuple[Unit, ...] = (Unit(name, held),)
         else:
             units = tuple(_tiles(entry, unit_bytes or largest))
-        if entry.weights.stored_bytes:
-            found[entry.layer.name] = StoredLayer(entry.layer.name, units)
+        found[name] = StoredLayer(name, units)
     return found
 
 
@@ -47,14 +50,13 @@ def read_order(weights: ModelWeights, phase: Phase) -> tuple[str, ...]:
     """Return the names of the layers whose weights a pass of `phase` reads whole, in order of first use."""
     order: dict[str, None] = {}
     for entry in weights.of(phase.components):
-        for read in entry.weights.reads:
-            if not read.by_row:
-                order.setdefault(read.owner or entry.layer.name)
+        for owner in entry.weights.whole_owners:
+            order.setdefault(owner or entry.layer.name)
     return tuple(order)
 
 
-def _is_table(entry: LayerWeights) -> bool:
-    matrices = [t for t in entry.weights.block.tensors if len(t.shape) > 1]
+def _is_table(weights: BlockWeights) -> bool:
+    matrices = [t for t in weights.block.tensors if len(t.shape) > 1]
     return len(matrices) == 1 and matrices[0].kind in _TABLES
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tierline.cost.layer_pass import Costing
+from tierline.cost.costing import Costing
 from tierline.formats.precision import Precision
 from tierline.models.description import Model
 from tierline.models.workload import Workload
