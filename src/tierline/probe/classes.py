@@ -70,9 +70,10 @@ def _matrix_class(owner: str, operations: tuple[Operation, ...]) -> TensorClass:
 def component_of(path: str, *, head: str, decoder: str, fallback: str) -> str:
     """Return the component in which the module `path` stands.
 
-    The output embedding is `head`. With an encoder and a decoder, what stands under the decoder is
-    `decoder` and all else `encoder`. Otherwise a path through a connector's usual name is `connector`,
-    through a vision tower's `vision`, and all else is `fallback` (`text`, or what the model is).
+    The output embedding is `head`. With an encoder and a decoder, what stands under the decoder (or runs
+    with it) is `decoder` and all else `encoder`. Otherwise a path through a connector's usual name is
+    `connector`, through a vision tower's `vision`, and all else is `fallback`: `vision` for what only
+    images run through, `text`, or what the model is.
     """
     if head and (path == head or path.startswith(f"{head}.")):
         return "head"

@@ -30,13 +30,16 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where things stand in a model: paths of its layers, of its head and of its decoder."""
+    """Where things stand in a model: paths of its layers, head and decoder, and what images and
+    a decoder run through."""
 
     layers: frozenset[str]
     head: str
     embedding: str
     decoder: str
     fallback: str
+    images: frozenset[str] = frozenset()
+    decoded: frozenset[str] = frozenset()
 
     def layer_of(self, path: str) -> str:
         """Return the path of the layer that `path` is in; a module outside of all layers is its own."""
@@ -49,10 +52,13 @@ class Places:
 
     def component(self, path: str) -> str:
         """Return the name of the component that `path` is in."""
-        return component_of(path, head=self.head, decoder=self.decoder, fallback=self.fallback)
+        if self.decoder and path in self.decoded and path != self.head:
+            return "decoder"
+        fallback = "vision" if path in self.images else self.fallback
+        return component_of(path, head=self.head, decoder=self.decoder, fallback=fallback)
 
 
-def places(model: PreTrainedModel, kind: Kind) -> Places:
+def places(model: PreTrainedModel, kind: Kind, passes: Sequence[Pass]) -> Places:
     """Return the places of `model`: a layer is an outermost member of a module list."""
     layers: set[str] = set()
     for path, module in model.named_modules(remove_duplicate=False):
@@ -60,16 +66,29 @@ def places(model: PreTrainedModel, kind: Kind) -> Places:
         if isinstance(module, nn.ModuleList) and not nested:
             layers |= {f"{path}.{name}" for name, _ in module.named_children()}
     names = {id(module): path for path, module in model.named_modules(remove_duplicate=False)}
-    output, given = model.get_output_embeddings(), model.get_input_embeddings()
+    output, given = model.get_output_embeddings(), _input_embeddings(model)
     decoder = model.get_decoder() if kind == "encoder_decoder" else None
     fallback = {"vision": "vision", "encoder": "encoder"}.get(kind, "text")
-    return Places(
+    found = Places(
         frozenset(layers),
         names.get(id(output), "") if output is not None else "",
         names.get(id(given), ""),
         names.get(id(decoder), "") if decoder is not None else "",
         fallback,
     )
+
+    def ran(*names: str) -> frozenset[str]:
+        return frozenset(found.layer_of(s.path) for one in passes if one.name in names for s in one.seen)
+
+    return replace(found, images=ran("vision"), decoded=ran("prefill", "decode"))
+
+
+def _input_embeddings(model: PreTrainedModel) -> nn.Module | None:
+    try:
+        found: nn.Module | None = model.get_input_embeddings()
+    except NotImplementedError:  # a model of two towers has no one table of tokens
+        return None
+    return found
 
 
 def _outer(path: str, layers: set[str]) -> Iterable[str]:

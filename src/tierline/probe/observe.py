@@ -97,6 +97,8 @@ class Observer(TorchFunctionMode):
         if out is None or not out.dim():
             return
         width = out.shape[-1]
+        if _is_activation(module) and self._last_is("experts", path.rpartition(".")[0]):
+            return  # between the products of the experts, which are one operation
         if _is_activation(module):
             self._add(Seen(path, "elementwise", out.numel() // width, width, width))
         elif _is_norm(module):
@@ -194,12 +196,15 @@ class Observer(TorchFunctionMode):
     def _dense_experts(self, names: tuple[str, ...], weight: torch.Tensor, hidden: torch.Tensor) -> None:
         """Note experts that are all computed for all rows (Llama 4): one operation for their products."""
         path, count = self._owner(names), weight.shape[0]
-        last = self.seen[-1] if self.seen else None
-        if last is not None and last.kind == "experts" and last.path == path:
+        if self._last_is("experts", path):
+            last = self.seen[-1]
             self.seen[-1] = replace(last, weights=last.weights + names)
             return
         rows, width = hidden.shape[-2], hidden.shape[-1]
         self._add(Seen(path, "experts", rows, width, width, names, experts=Experts(count, count)))
+
+    def _last_is(self, kind: OperationKind, path: str) -> bool:
+        return bool(self.seen) and self.seen[-1].kind == kind and self.seen[-1].path == path
 
     def _attend_directly(self, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         """Note attention that goes past transformers' interface (Falcon); a mask is a causal one."""

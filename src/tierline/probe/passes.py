@@ -15,7 +15,7 @@ from tierline.probe.observe import Observer, Seen
 from tierline.probe.seams import installed, quiet, replaced
 from tierline.probe.state_space import scans_seen
 
-Kind = Literal["decoder", "encoder", "encoder_decoder", "vision", "composed", "dual"]
+Kind = Literal["decoder", "encoder", "encoder_decoder", "vision", "composed", "dual", "other"]
 PassName = Literal["vision", "encode", "prefill", "decode"]
 GRID = 16  # patches per side of the image that models of any image size are shown
 
@@ -59,7 +59,7 @@ def kind_of(model: PreTrainedModel) -> Kind:
     if model.main_input_name == "pixel_values":
         return "vision"
     if model.main_input_name != "input_ids":
-        raise InputError(f"{type(model).__name__} takes {model.main_input_name}, which the probe cannot make")
+        return "other"
     return "decoder" if model.can_generate() or _caches(model) else "encoder"
 
 
@@ -79,6 +79,8 @@ def groups(model: PreTrainedModel) -> dict[str, Group]:
     whatever the model's own code raises where that cannot run there.
     """
     kind = kind_of(model)
+    if kind == "other":
+        raise _unfed(model)
     parts: dict[str, Group] = {}
     if kind in ("vision", "composed", "dual"):
         parts["vision"] = lambda model, sizes: iter((_vision(model, sizes, kind),))
@@ -206,7 +208,11 @@ def _source(model: PreTrainedModel, sizes: Sizes) -> torch.Tensor:
         # Whisper pads or cuts every recording to the same number of frames, two per encoder row.
         shape = (sizes.batch, config.num_mel_bins, 2 * config.max_source_positions)
         return torch.empty(shape, device="meta")
-    raise InputError(f"{type(model).__name__} takes {model.main_input_name}, which the probe cannot make")
+    raise _unfed(model)
+
+
+def _unfed(model: PreTrainedModel) -> InputError:
+    return InputError(f"{type(model).__name__} takes {model.main_input_name}, which the probe cannot make")
 
 
 def _vision(model: PreTrainedModel, sizes: Sizes, kind: Kind) -> Pass:

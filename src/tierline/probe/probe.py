@@ -8,7 +8,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from tierline.errors import InputError
-from tierline.models.description import Model
+from tierline.models.description import Experts, Model, Operation
 from tierline.models.families import DTYPES
 from tierline.probe.build import build
 from tierline.probe.describe import components, image_tokens, phases, places
@@ -29,8 +29,9 @@ def probe_model(config: Mapping[str, object], name: str) -> Model:
     passes, unknown = _passes(model)
     merged = merge(passes)
     unknown += merged.unknown
-    where = places(model, kind_of(model))
-    parts = components(model, where, merged.operations, _stored(config))
+    where = places(model, kind_of(model), passes)
+    operations = tuple(_routed(operation, model) for operation in merged.operations)
+    parts = components(model, where, operations, _stored(config))
     described = Model(
         name=name,
         family=str(config["model_type"]),
@@ -59,6 +60,15 @@ def _passes(model: PreTrainedModel) -> tuple[tuple[Pass, ...], tuple[str, ...]]:
             said = " ".join(str(error).split())[:200]
             unknown.append(f"{part}: cannot be observed on the meta device: {said}")
     return tuple(passes), tuple(unknown)
+
+
+def _routed(operation: Operation, model: PreTrainedModel) -> Operation:
+    """Return experts that are all computed (Llama 4) as routed, which is what the model means."""
+    experts = operation.experts
+    if experts is None or experts.per_token != experts.count:
+        return operation
+    routed = getattr(model.config.get_text_config(), "num_experts_per_tok", None)
+    return replace(operation, experts=Experts(experts.count, routed)) if routed else operation
 
 
 def _stored(config: Mapping[str, object]) -> str:

@@ -1,13 +1,14 @@
 """Row counts seen at several sizes -> the one product of workload variables that explains them all."""
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations_with_replacement
 from math import prod
 
 from tierline.models.extent import Extent
 
 # Fewer variables first; where a pass binds two alike (a prefill's tokens and context), the earlier one.
 ROW_VARIABLES = ("batch", "tokens", "context", "images", "source_tokens")
+MAX_FACTORS = 3  # batch*tokens*context, or source_tokens squared (T5's table of relative positions)
 KEY_VARIABLES = ("context", "tokens", "images", "source_tokens", "batch")
 
 
@@ -22,8 +23,8 @@ def resolve(
     if not counts:
         return None
     known = [name for name in variables if all(name in values for values, _ in counts)]
-    for size in range(len(known) + 1):
-        for names in combinations(known, size):
+    for size in range(MAX_FACTORS + 1):
+        for names in combinations_with_replacement(known, size):
             factor = _common_factor(counts, names)
             if factor:
                 return Extent.parse("*".join((str(factor), *names)))

@@ -51,7 +51,10 @@ def blank_mask(**options: Any) -> torch.Tensor | None:  # noqa: ANN401, ARG001
 def installed(
     attend: Attend = blank_attention, route: Route = blank_experts, mask: Mask = blank_mask
 ) -> Iterator[None]:
-    """Have transformers know our functions as the implementation NAME while the context lasts."""
+    """Have transformers know our functions as the implementation NAME while the context lasts.
+
+    Its warning about padding is off meanwhile: it looks into token ids, which meta does not have.
+    """
     mappings: tuple[tuple[dict[str, Any], Any], ...] = (
         (AttentionInterface._global_mapping, attend),  # noqa: SLF001 - register() has no counterpart
         (ExpertsInterface._global_mapping, route),  # noqa: SLF001
@@ -60,10 +63,15 @@ def installed(
     for mapping, function in mappings:
         mapping[NAME] = function
     try:
-        yield
+        with replaced(PreTrainedModel, "warn_if_padding_and_no_attention_mask", _ignore):
+            yield
     finally:
         for mapping, _ in mappings:
             del mapping[NAME]
+
+
+def _ignore(*_args: object, **_options: object) -> None:
+    return None
 
 
 @contextmanager
