@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tierline.errors import InputError
+from tierline.formats.parse import parse_format
 from tierline.formats.precision import Precision
 from tierline.machines.machine import Compute, Link, Machine, Rate, Tier
 from tierline.models.description import (
@@ -22,6 +23,7 @@ from tierline.models.workload import Workload
 from tierline.plan.build import build_plan, compute_rate
 from tierline.plan.plan import PhasePlan, Plan
 from tierline.plan.remedies import remedies
+from tierline.plan.sensitivity import sensitivity
 from tierline.report.schema import plan_json
 from tierline.sourced import Sourced
 
@@ -250,6 +252,27 @@ def test_json_is_in_base_units_and_its_parts_add_up() -> None:
     assert text["parameters"]["total"] == sum(text["parameters"]["by_component"].values())
     assert {phase["name"] for phase in text["phases"]} == {"prefill", "decode"}
     assert text["precision"]["weights"] == "stored"
+
+
+def test_sensitivity_has_the_bytes_and_rate_of_each_part_in_another_format() -> None:
+    plan = plan_on(10**6)
+    rows = {(r.selector, r.format.name): r for r in sensitivity(plan, [parse_format("int8")])}
+    inner = LAYERS * LAYER_ELEMENTS
+    added = {name: -rows[name, "int8"].added_bytes for name in ("text", "head", "mlp", "embeddings")}
+    assert added == {
+        "text": inner + TABLE_ELEMENTS,
+        "head": TABLE_ELEMENTS,
+        "mlp": inner,
+        "embeddings": TABLE_ELEMENTS,
+    }
+    assert len(rows) == len(added)
+    assert -rows["embeddings", "int8"].added_read_bytes == HIDDEN  # one row each pass
+    kept = build_plan(
+        tiny_model(), machine(10**6), WORK, Precision.of(keep=["mlp=int8"]), activation_policy="none"
+    )
+    assert rows["mlp", "int8"].tokens_per_s == decode(kept).tokens_per_s
+    assert rows["mlp", "int8"].weights_bytes == ALL_WEIGHTS - inner
+    assert sum(r.parameters for r in rows.values() if r.part == "component") == ALL_WEIGHTS // 2
 
 
 def test_a_kept_class_that_the_model_has_not_is_refused() -> None:

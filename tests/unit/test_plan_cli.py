@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,31 @@ def test_json_has_the_keys_of_the_surface(capsys: pytest.CaptureFixture[str]) ->
     assert {"time_to_first_token_s", "actions_per_s"} <= set(found)
 
 
+def test_sensitivity_is_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+    found = as_json(f"{DEMO} --sensitivity --sensitivity-format bf16", capsys)
+    vision = next(row for row in found["sensitivity"] if row.get("component") == "vision")
+    assert (vision["format"], vision["added_bytes"]) == ("bf16", 2 * 86_433_024 - 97_237_152)
+    assert vision["added_read_bytes_per_pass"] == 0  # a decode step does not read it
+    assert vision["tokens_per_s"] == found["phases"][-1]["tokens_per_s"]
+    _, out, _ = run(f"{DEMO} --sensitivity --sensitivity-format bf16", capsys)
+    assert "+75,628,896" in out
+
+
+def test_chunks_pages_and_averages_change_what_they_say(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    plain = as_json(DEMO, capsys)
+    other = as_json(f"{DEMO} --prefill-chunk 100 --average-decode --kv-block-tokens 1000", capsys)
+    before, after = ({p["name"]: p for p in found["phases"]} for found in (plain, other))
+    assert (before["prefill"]["passes"], after["prefill"]["passes"]) == (1, 9)
+    assert after["prefill"]["kv_read_bytes"] == 12_960 * sum(range(100, 900, 100))
+    assert after["decode"]["kv_read_bytes"] == 12_960 * sum(range(897, 1025))
+    assert other["footprint"]["kv_cache_bytes"] == 2000 * 12_960
+    shares = tmp_path / "shares.json"
+    shares.write_text("[1, 2, -3]")
+    assert "shares.json" in run(f"{DEMO} --expert-shares {shares}", capsys)[2]
+
+
 def test_impossible_is_an_answer_and_not_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     found = as_json(f"{DEMO} --context 4000000", capsys)
     assert (found["strategy"], found["fits"]) == ("impossible", False)
@@ -60,6 +86,9 @@ def test_impossible_is_an_answer_and_not_an_error(capsys: pytest.CaptureFixture[
         ("smolvlm2-256m --on nexys-video --context 9 --prompt-tokens 5 --new 5", "--context 9"),
         ("smolvlm2-256m --on nexys-video --keep nose=bf16", "nose"),
         ("smolvlm2-256m --on nexys-video --images -1", "--images"),
+        ("smolvlm2-256m --on nexys-video --prefill-chunk 0", "--prefill-chunk 0"),
+        ("smolvlm2-256m --on nexys-video --kv-block-tokens 0", "--kv-block-tokens 0"),
+        ("smolvlm2-256m --on nexys-video --include some", "layer-matrices"),
     ],
 )
 def test_bad_options_say_what_is_wrong(

@@ -1,12 +1,15 @@
 """The options that verbs share, and the one way from them to a model, a machine and what is asked of it."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tierline.cost.activations import ACTIVATION_POLICIES, ActivationPolicy
+from tierline.cost.costing import SCOPES, Costing, Scope
 from tierline.errors import InputError
 from tierline.formats.precision import Precision
 from tierline.machines.load import load_machine
@@ -14,6 +17,10 @@ from tierline.machines.machine import Machine
 from tierline.models.description import Model
 from tierline.models.open import open_model
 from tierline.models.workload import Workload
+from tierline.units import MIB, format_bytes
+
+MOST_TOKENS = 10**9
+_LARGEST_SHARES_BYTES = MIB
 
 ModelArgument = Annotated[
     str,
@@ -48,6 +55,28 @@ ImagesOption = Annotated[
     int | None, typer.Option(help="Images; 1 if not given and the model has a vision part.")
 ]
 StepsOption = Annotated[int | None, typer.Option(help="Denoising steps; the model's own if not given.")]
+ChunkOption = Annotated[
+    int | None, typer.Option("--prefill-chunk", help="Rows of the prompt per pass; all at once if not given.")
+]
+AverageOption = Annotated[
+    bool,
+    typer.Option("--average-decode", help="Cost each new token at its own context, not all at the last."),
+]
+BlockTokensOption = Annotated[int, typer.Option("--kv-block-tokens", help="Tokens per page of the KV cache.")]
+IncludeOption = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(SCOPES), help="Whose traffic counts: all, or the matrices of layers that attend."
+    ),
+]
+HoistOption = Annotated[
+    bool,
+    typer.Option("--hoist/--no-hoist", help="Compute what is the same in every pass once per phase."),
+]
+SharesOption = Annotated[
+    Path | None,
+    typer.Option("--expert-shares", help="A JSON list: how often each expert is visited; uniform if none."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document in base units.")]
 
 
@@ -58,8 +87,17 @@ class Scenario:
     model: Model
     machine: Machine
     workload: Workload
-    precision: Precision
-    activation_policy: ActivationPolicy
+    costing: Costing
+
+    @property
+    def precision(self) -> Precision:
+        """The number formats."""
+        return self.costing.precision
+
+    @property
+    def activation_policy(self) -> ActivationPolicy:
+        """Which activations cross the fast memory."""
+        return self.costing.activation_policy
 
 
 def scenario(
@@ -78,13 +116,31 @@ def scenario(
     context: int | None = None,
     images: int | None = None,
     steps: int | None = None,
+    prefill_chunk: int | None = None,
+    average_decode: bool = False,
+    kv_block_tokens: int = 1,
+    include: str = "all",
+    hoist: bool = True,
+    expert_shares: Path | None = None,
 ) -> Scenario:
     """Return what the options name; raise InputError for whatever is unknown or inconsistent.
 
     Formats and counts are checked before the model and the machine are opened.
     """
     precision = Precision.of(weights=weights, kv=kv, activations=activations, keep=keep or ())
-    policy = _policy(activation_policy)
+    for name, count in (("prefill-chunk", prefill_chunk), ("kv-block-tokens", kv_block_tokens)):
+        if count is not None and not 1 <= count <= MOST_TOKENS:
+            raise InputError(f"--{name} {count}: want 1 to {MOST_TOKENS:,} tokens")
+    costing = Costing(
+        precision,
+        activation_policy=_policy(activation_policy),
+        hoist_static=hoist,
+        kv_block_tokens=kv_block_tokens,
+        include=_scope(include),
+        prefill_chunk=prefill_chunk,
+        average_decode=average_decode,
+        expert_shares=None if expert_shares is None else _shares(expert_shares),
+    )
     counts = {"batch": batch, "prompt_tokens": prompt_tokens, "new": new, "context": context}
     asked = Workload.of(**_given(counts), images=images or 0, steps=steps or 0)
     opened = open_model(model)
@@ -95,11 +151,32 @@ def scenario(
         images=(1 if opened.image_tokens else 0) if images is None else images,
         steps=opened.default_steps if steps is None else steps,
     )
-    return Scenario(opened, load_machine(on, overrides or ()), workload, precision, policy)
+    return Scenario(opened, load_machine(on, overrides or ()), workload, costing)
 
 
 def _given(counts: dict[str, int | None]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count is not None}
+
+
+def _scope(text: str) -> Scope:
+    for scope in SCOPES:
+        if scope == text:
+            return scope
+    raise InputError(f"--include {text!r}: want one of {', '.join(SCOPES)}")
+
+
+def _shares(path: Path) -> tuple[float, ...]:
+    """Return the list of numbers that a JSON file holds; raise InputError for anything else."""
+    if path.stat().st_size > _LARGEST_SHARES_BYTES:
+        raise InputError(f"--expert-shares {path}: larger than {format_bytes(_LARGEST_SHARES_BYTES)}")
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"--expert-shares {path}: not JSON: {error}") from None
+    numbers = found if isinstance(found, list) else []
+    if not numbers or not all(type(x) in (int, float) and 0 <= x < 1e18 for x in numbers):
+        raise InputError(f"--expert-shares {path}: want a list of numbers, 0 or more, one per expert")
+    return tuple(float(x) for x in numbers)
 
 
 def _policy(text: str) -> ActivationPolicy:

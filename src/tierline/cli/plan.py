@@ -1,12 +1,27 @@
 """`tierline plan`: does it fit, where does every byte live, how fast can it go, and what to change."""
 
 import json
+from typing import Annotated
 
 import typer
 
 from tierline.cli import options
 from tierline.cli.options import scenario
-from tierline.plan.build import build_plan
+from tierline.formats.parse import parse_format
+from tierline.plan.build import plan_with
+from tierline.plan.sensitivity import sensitivity as find_sensitivity
+
+SENSITIVITY_FORMATS = ("bf16", "fp16", "int8", "mxfp4")
+
+SensitivityOption = Annotated[
+    bool, typer.Option("--sensitivity", help="What keeping each class and component in another format costs.")
+]
+SensitivityFormatsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sensitivity-format", metavar="FMT", help="A format to try; repeatable; several if not given."
+    ),
+]
 
 
 def plan(
@@ -24,6 +39,14 @@ def plan(
     context: options.ContextOption = None,
     images: options.ImagesOption = None,
     steps: options.StepsOption = None,
+    prefill_chunk: options.ChunkOption = None,
+    average_decode: options.AverageOption = False,
+    kv_block_tokens: options.BlockTokensOption = 1,
+    include: options.IncludeOption = "all",
+    hoist: options.HoistOption = True,
+    expert_shares: options.SharesOption = None,
+    sensitivity: SensitivityOption = False,
+    sensitivity_formats: SensitivityFormatsOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Does it fit, where does every byte live, how many bytes cross each link, how fast, what to change.
@@ -45,19 +68,26 @@ def plan(
         context=context,
         images=images,
         steps=steps,
+        prefill_chunk=prefill_chunk,
+        average_decode=average_decode,
+        kv_block_tokens=kv_block_tokens,
+        include=include,
+        hoist=hoist,
+        expert_shares=expert_shares,
     )
-    planned = build_plan(
-        asked.model,
-        asked.machine,
-        asked.workload,
-        asked.precision,
-        activation_policy=asked.activation_policy,
-    )
+    formats = [parse_format(name) for name in sensitivity_formats or SENSITIVITY_FORMATS]
+    planned = plan_with(asked.model, asked.machine, asked.workload, asked.costing)
+    kept = find_sensitivity(planned, formats) if sensitivity else ()
     if as_json:
-        from tierline.report.schema import plan_json
+        from tierline.report.schema import plan_json, sensitivity_json
 
-        typer.echo(json.dumps(plan_json(planned), indent=2))
+        document = plan_json(planned)
+        if sensitivity:
+            document["sensitivity"] = sensitivity_json(kept)
+        typer.echo(json.dumps(document, indent=2))
         return
-    from tierline.report.tables import print_plan
+    from tierline.report.tables import print_plan, print_sensitivity
 
     print_plan(planned)
+    if sensitivity:
+        print_sensitivity(kept)

@@ -1,6 +1,6 @@
 """The JSON of `--json`: base units, the unit in the key. A time that is not known is null."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tierline.cost.costing import Costing
@@ -9,6 +9,7 @@ from tierline.models.description import Model
 from tierline.models.workload import Workload
 from tierline.plan.plan import PhasePlan, Plan, Residency
 from tierline.plan.remedies import remedies
+from tierline.plan.sensitivity import Kept
 
 Json = dict[str, Any]
 
@@ -43,6 +44,24 @@ def plan_json(plan: Plan) -> Json:
     }
 
 
+def sensitivity_json(rows: Sequence[Kept]) -> list[Json]:
+    """Return what keeping each part in another format costs, one object per part and format."""
+    return [
+        {
+            row.part: row.selector,
+            "format": row.format.name,
+            "parameters": row.parameters,
+            "weights_bytes": row.weights_bytes,
+            "added_bytes": row.added_bytes,
+            "added_read_bytes_per_pass": row.added_read_bytes,
+            "fits": row.fits,
+            "passes_per_s": row.passes_per_s,
+            "tokens_per_s": row.tokens_per_s,
+        }
+        for row in rows
+    ]
+
+
 def workload_json(workload: Workload) -> Json:
     """Return what is asked of the model: counts."""
     return {
@@ -63,6 +82,11 @@ def precision_json(costing: Costing) -> Json:
         "kv": precision.kv.name,
         "activations": precision.activations.name,
         "activation_policy": costing.activation_policy,
+        "include": costing.include,
+        "hoist_static": costing.hoist_static,
+        "kv_block_tokens": costing.kv_block_tokens,
+        "prefill_chunk": costing.prefill_chunk,
+        "average_decode": costing.average_decode,
         "keep": {selector: chosen.name for selector, chosen in precision.keep},
     }
 

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from tierline.plan.plan import PhasePlan, Plan, TierUse
 from tierline.plan.remedies import remedies
+from tierline.plan.sensitivity import Kept
 from tierline.report.schema import parameters_by_component, weights_name
 from tierline.units import format_bytes, format_count, format_seconds
 
@@ -22,6 +23,34 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
         out.width = max(out.width, _WIDTH)
     for part in _parts(plan):
         out.print(part)
+
+
+def print_sensitivity(rows: Sequence[Kept], console: Console | None = None) -> None:
+    """Print what keeping each part in another format costs; rows that change nothing are left out."""
+    out = console or Console(highlight=False)
+    if not out.is_terminal:
+        out.width = max(out.width, _WIDTH)
+    table = _table(
+        "keep", "format", "parameters", "weights", "fits", "added bytes", "read each pass", "tok/s"
+    )
+    for row in rows:
+        if not row.added_bytes:
+            continue
+        speed = row.tokens_per_s or row.passes_per_s
+        unit = "" if row.tokens_per_s else " passes/s"
+        _row(
+            table,
+            f"{row.selector} ({row.part})",
+            row.format.name,
+            f"{row.parameters:,}",
+            format_bytes(row.weights_bytes),
+            "yes" if row.fits else "no",
+            f"{row.added_bytes:+,}",
+            f"{row.added_read_bytes:+,}",
+            "-" if speed is None else _figure(speed) + unit,
+        )
+    out.print(Text("\nwhat another format costs, one part at a time:", style="bold"))
+    out.print(table)
 
 
 def shown(text: str) -> str:
