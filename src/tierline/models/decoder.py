@@ -1,6 +1,7 @@
 """The description of a decoder-only transformer, made from its `DecoderConfig`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from tierline.models.decoder_config import AttentionSpec, DecoderConfig, ExpertSet, FeedForward, LayerSpec
 from tierline.models.description import Attention, Block, Component, Experts, Layer, Model, Phase, Tensor
@@ -21,6 +22,7 @@ from tierline.models.parts import (
 )
 
 CACHED_ROWS = Extent.parse("batch*context")
+CORRECTION = "e_score_correction_bias"
 
 
 def decoder_model(name: str, config: DecoderConfig, source: str) -> Model:
@@ -53,7 +55,9 @@ def text_component(config: DecoderConfig) -> Component:
     if config.positions:
         table = positions("", config.positions, config.hidden)
         layers.append(_single(f"{root}.{names.positions}", table, config.stored))
-    blocks = {spec: restored(decoder_block(config, spec), config.stored) for spec in set(config.layers)}
+    correction = f"{names.feed_forward}.{names.router}.{CORRECTION}"  # kept in fp32 by all who have it
+    made = {spec: restored(decoder_block(config, spec), config.stored) for spec in set(config.layers)}
+    blocks = {spec: with_stored(one, (correction,), "fp32") for spec, one in made.items()}
     layers += [Layer(f"{root}.{names.layers}.{i}", i, blocks[spec]) for i, spec in enumerate(config.layers)]
     final = norm("", config.hidden, bias=config.norm_bias)
     layers.append(_single(f"{root}.{names.final_norm}", final, config.stored))
@@ -76,9 +80,12 @@ def head_component(config: DecoderConfig, *, in_file: bool | None = None) -> Com
 
 def restored(made: Block, stored: str) -> Block:
     """Return the block with every tensor stored in the format `stored`."""
-    tensors = tuple(
-        Tensor(t.name, t.shape, t.kind, stored, t.stored_name, t.alias_of, t.in_file) for t in made.tensors
-    )
+    return with_stored(made, {t.name for t in made.tensors}, stored)
+
+
+def with_stored(made: Block, names: Iterable[str], stored: str) -> Block:
+    """Return the block with the tensors of these names stored in the format `stored`."""
+    tensors = tuple(replace(t, stored=stored) if t.name in names else t for t in made.tensors)
     return Block(tensors, made.operations)
 
 
@@ -251,9 +258,11 @@ def _router(config: DecoderConfig, how: ExpertSet) -> Part:
         Tensor(t.name, t.shape, t.kind, stored_name=f"{stored}.weight" if stored else "")
         for t in part.tensors
     ]
-    if how.correction:
-        tensors.append(Tensor(f"{path}.e_score_correction_bias", (how.count,), "router"))
-    return Part(tuple(tensors), part.operations)
+    if not how.correction:
+        return Part(tuple(tensors), part.operations)
+    tensors.append(Tensor(f"{path}.{CORRECTION}", (how.count,), "router"))
+    scored = replace(part.operations[0], weights=tuple(t.name for t in tensors))
+    return Part(tuple(tensors), (scored,))
 
 
 def _expert_tensors(config: DecoderConfig, how: ExpertSet) -> tuple[Tensor, ...]:

@@ -19,9 +19,10 @@ def model_from_checkpoint(name: str, checkpoint: Checkpoint, config: Fields | No
     """Return the model that a checkpoint holds, its tensors stored in the formats that the file has.
 
     `config` is the parsed `config.json` beside a safetensors checkpoint, None if there is none; a GGUF file
-    brings its own. Where the architecture cannot be read natively, or a quantised checkpoint's tensors are
-    not those of the modules, the footprint is still exact: one component of all stored tensors, no phases,
-    and `unknown` says why. Raises InputError where config and file disagree.
+    brings its own. Where the architecture cannot be read natively, or the tensors of a GGUF file or of a
+    quantised checkpoint are not those of the modules, the footprint is still exact: one component of all
+    stored tensors, no phases, and `unknown` says why. Raises InputError where a `config.json` and the file
+    disagree.
     """
     fields = gguf_fields(checkpoint) if checkpoint.kind == "gguf" else config
     if fields is None:
@@ -29,14 +30,20 @@ def model_from_checkpoint(name: str, checkpoint: Checkpoint, config: Fields | No
     if not reads(fields):
         family = fields.text("model_type")[:60]
         return footprint_only(name, checkpoint, f"no native reader for the architecture {family!r}")
-    model = model_from_config(name, fields, str(checkpoint.path))
-    gguf = gguf_renaming(model) if checkpoint.kind == "gguf" else None
     try:
-        return _Matching(checkpoint, gguf or _prefix(model, checkpoint)).match(model)
+        model = model_from_config(name, fields, str(checkpoint.path))
+        renaming = gguf_renaming(model) if checkpoint.kind == "gguf" else _prefix(model, checkpoint)
+        return _Matching(checkpoint, renaming).match(model)
     except InputError as error:
-        if "quantization_config" not in fields.values:
-            raise
-        return footprint_only(name, checkpoint, f"a quantised checkpoint with tensors of its own: {error}")
+        if checkpoint.kind == "gguf":
+            return footprint_only(
+                name, checkpoint, f"the file is not laid out as its architecture is: {error}"
+            )
+        if "quantization_config" in fields.values:
+            return footprint_only(
+                name, checkpoint, f"a quantised checkpoint with tensors of its own: {error}"
+            )
+        raise
 
 
 @dataclass(slots=True)
