@@ -4,7 +4,9 @@ Policies:
 - `none`: nothing is counted.
 - `fused`: what happens inside a layer stays on chip; between layers, rows cross the port (written by one
   layer, read by the next) unless a pass has one row per sequence, as decode has, which stays on chip too.
-- `layer-io`: every layer that attends reads its input rows and writes its output rows, decode included.
+- `layer-io`: every layer that attends (or scans) reads its input rows and writes its output rows, decode
+  included. Images are read as pixels by the convolution that cuts them up, and a projection of image rows
+  reads and writes them. What other projections, tables and the head take and give stays on chip.
 - `materialised`: every operation reads its inputs from the fast tier and writes its output there; attention
   also writes and reads its scores, and again after the softmax.
 """
@@ -32,11 +34,20 @@ def traffic_elements(
     counts: list[Amount] = [0] * len(block.operations)
     if policy == "none" or not counts or (policy == "fused" and one_row):
         return counts
-    if any(operation.attention for operation in block.operations):
+    if any(operation.attention or operation.kind == "scan" for operation in block.operations):
         first, last = block.operations[0], block.operations[-1]
         counts[0] += first.rows.evaluate(values) * first.in_features
         counts[-1] += last.rows.evaluate(values) * last.out_features
-    return counts
+        return counts
+    return [_image_elements(operation, values) for operation in block.operations]
+
+
+def _image_elements(operation: Operation, values: Values) -> Amount:
+    """Return what an operation outside the layers that attend moves of images: pixels, or rows in and out."""
+    if operation.kind not in ("conv", "linear") or not any("images" in v for _, v in operation.rows.terms):
+        return 0
+    out = 0 if operation.kind == "conv" else operation.out_features
+    return operation.rows.evaluate(values) * (operation.in_features + out)
 
 
 def score_elements(operation: Operation, values: Values) -> Amount:

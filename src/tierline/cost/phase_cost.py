@@ -89,14 +89,14 @@ class _Totals:
 
     def add(self, group: PassGroup, first: LayerPass, last: LayerPass, count: int) -> None:
         """Add `count` layers in every pass of a group."""
-        self.weight += count * group.passes * last.weight_read_bytes
-        self.kv_read += count * group.total(first.kv_read_bytes, last.kv_read_bytes)
-        self.kv_write += count * group.total(first.kv_write_bytes, last.kv_write_bytes)
-        self.activation += count * group.total(first.activation_bytes, last.activation_bytes)
-        self.flop += count * group.total(first.flop, last.flop)
+        self.weight = self.weight + count * group.passes * last.weight_read_bytes
+        self.kv_read = self.kv_read + count * group.total(first.kv_read_bytes, last.kv_read_bytes)
+        self.kv_write = self.kv_write + count * group.total(first.kv_write_bytes, last.kv_write_bytes)
+        self.activation = self.activation + count * group.total(first.activation_bytes, last.activation_bytes)
+        self.flop = self.flop + count * group.total(first.flop, last.flop)
 
     def add_once(self, last: LayerPass, count: int) -> None:
         """Add what `count` layers do once per phase."""
-        self.static += count * last.static_weight_read_bytes
-        self.activation += count * last.static_activation_bytes
-        self.flop += count * last.static_flop
+        self.static = self.static + count * last.static_weight_read_bytes
+        self.activation = self.activation + count * last.static_activation_bytes
+        self.flop = self.flop + count * last.static_flop

@@ -164,11 +164,12 @@ class Plan:
 
     @property
     def time_to_first_token_s(self) -> float | None:
-        """Seconds of everything that comes before decode; None without a decode, or where a time is unknown.
+        """Seconds of everything that comes before decode, or until a model that denoises gives its actions.
 
-        A phase whose compute time is unknown has no known time here, because a prompt is usually bound by it.
+        None where neither is asked for, or a time is unknown. A phase whose compute time is unknown has no
+        known time here, because a prompt is usually bound by it.
         """
-        if self.phase("decode") is None:
+        if self.phase("decode") is None and self.phase("denoise") is None:
             return None
         return _total([p for p in self.phases if p.name != "decode"])
 

@@ -30,7 +30,7 @@ def stored_layers(weights: ModelWeights, unit_bytes: int | None = None) -> dict[
     `layer.tensor[start:stop]`, no larger than the largest other layer. With `unit_bytes`, every tensor is a
     unit or tiles of at most that many bytes (one row at least).
     """
-    tables = {id(e.weights) for e in weights.layers if _is_table(e.weights)}
+    tables = {id(kind) for kind, _ in weights.kinds(tuple(weights.kinds_of)) if _is_table(kind)}
     others = (e.weights.stored_bytes for e in weights.layers if id(e.weights) not in tables)
     largest = max(others, default=0) or weights.stored_bytes
     found = {}
