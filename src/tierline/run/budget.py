@@ -20,8 +20,8 @@ def weight_budget(*, resident: int | None, memory: int | None, reserved_bytes: i
     if left <= 0:
         raise BudgetError(
             f"--memory {format_bytes(allowed)} is too little: the process takes "
-            f"{format_bytes(reserved_bytes)} without weights (interpreter, libraries, activations) and the cache of this run "
-            f"{format_bytes(kv_bytes)}; weights come on top"
+            f"{format_bytes(reserved_bytes)} without weights (interpreter, libraries, activations) and the "
+            f"cache of this run {format_bytes(kv_bytes)}; weights come on top"
         )
     return left if resident is None else min(left, resident)
 

@@ -45,7 +45,7 @@ class Extract:
 
 
 class DirectFile:
-    """One file open for O_DIRECT reads; `direct` is False where the file system refuses and they are buffered.
+    """One file open for O_DIRECT reads; `direct` is False where the file system refuses and reads buffer.
 
     Safe to use from several threads: positions are passed, never kept.
     """

@@ -57,7 +57,7 @@ class _Clock(TextStreamer):
             self._answer.read_bytes.append(read_bytes)
             self._answer.stall_s.append(stall_s)
         self._prompt_seen = True
-        super().put(value)
+        super().put(value)  # type: ignore[no-untyped-call]
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:  # noqa: ARG002 - its signature
         """Pass text on."""

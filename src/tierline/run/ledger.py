@@ -22,7 +22,8 @@ class Ledger:
             if held_bytes > self.allowed_bytes:
                 raise BudgetError(
                     f"{what} needs {format_bytes(footprint_bytes)} beside the "
-                    f"{format_bytes(self.held_bytes)} of weights already held, and {format_bytes(self.allowed_bytes)} are allowed"
+                    f"{format_bytes(self.held_bytes)} of weights already held, and "
+                    f"{format_bytes(self.allowed_bytes)} are allowed"
                 )
             self.held_bytes = held_bytes
             self.peak_bytes = max(self.peak_bytes, held_bytes)

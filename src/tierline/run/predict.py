@@ -10,7 +10,7 @@ from tierline.run.matrix import Matrix, PinnedTile, StreamedTile
 from tierline.run.staging import Staging
 
 _LINK_SAMPLE_BYTES = 128 * 2**20
-_LINK_SAMPLE_S = 0.5
+_LINK_SAMPLE_S = 0.3
 _ROUNDS = 4
 
 

@@ -83,7 +83,7 @@ def make_report(
         read_bytes_per_s=meter.read_bytes / meter.link_busy_s if meter and meter.link_busy_s else None,
         stall_s_per_token=(answer.stall_s[-1] - answer.stall_s[0]) / steps if steps > 0 else None,
         weights_pinned_bytes=weights.plan.placement.pinned_bytes + weights.plan.needs.fixed_bytes,
-        weights_streamed_bytes=weights.plan.placement.streamed_bytes,
+        weights_streamed_bytes=weights.plan.read_bytes,
         weights_resident_peak_bytes=weights.ledger.peak_bytes,
         allowed_bytes=allowed_bytes,
         reserved_bytes=reserved_bytes,

@@ -91,7 +91,7 @@ class Session:
         rows = sum(table.read_bytes for table in self._tables.values())
         if weights.staging is None:
             return rows, 0.0
-        return rows + weights.staging.meter.read_bytes, weights.staging.meter.stall_s
+        return rows + weights.staging.settled_read_bytes(), weights.staging.meter.stall_s
 
     def _load(
         self, ids: torch.Tensor, request: Request, progress: Progress
@@ -116,7 +116,7 @@ class Session:
         self._hand_over(weights)
         prediction = Prediction(
             compute_s=overhead_s + measure_matrices(self._matrices.values(), self._kernels.compute),
-            read_bytes=plan.placement.streamed_bytes,
+            read_bytes=plan.read_bytes,
             read_bytes_per_s=measure_link(weights.staging, len(plan.placement.streamed)),
             peak_bytes=reserved_bytes + plan.held_bytes - fixed_bytes + kv_bytes,
         )

@@ -86,6 +86,12 @@ class Staging:
         with self._changed:
             self.meter = StreamMeter()
 
+    def settled_read_bytes(self) -> int:
+        """Return the bytes read so far, less those that lie ready for what comes next."""
+        with self._changed:
+            ahead = (p for p in self._places if p.data is not None)
+            return self.meter.read_bytes - sum(self._span_bytes(p.tile) for p in ahead)
+
     @contextmanager
     def borrow(self, index: int) -> Iterator[memoryview]:
         """Lend the bytes of the tile at schedule `index` while the block runs; they are overwritten after it.
@@ -151,17 +157,17 @@ class Staging:
 
     def _fill(self, place: _Place) -> None:
         tile, started_s = place.tile, time.perf_counter()
-        file = self._files[tile.tensor.path]
-        extract = Extract(tile.name, tile.offset, tile.footprint_bytes)
         start = place.start % len(self._ring)
-        data = file.read(extract, self._ring[start : start + place.stop - place.start])
+        into = self._ring[start : start + place.stop - place.start]
+        data = self._files[tile.tensor.path].read(_extract(tile), into)
+        span_bytes = self._span_bytes(tile)
         with self._changed:
             place.data = data
             self._reading -= 1
             if self._reading == 0:
                 self.meter.link_busy_s += time.perf_counter() - self._busy_since
-            self.meter.read_bytes += file.span_bytes(extract)
-            self._note("disk", "read", tile.name, started_s, file.span_bytes(extract))
+            self.meter.read_bytes += span_bytes
+            self._note("disk", "read", tile.name, started_s, span_bytes)
             self._changed.notify_all()
 
     def _take_place(self) -> _Place | None:
@@ -189,6 +195,9 @@ class Staging:
             self._tail = start
         return _Place(tile, start, start + need) if start + need - self._tail <= len(self._ring) else None
 
+    def _span_bytes(self, tile: Tile) -> int:
+        return self._files[tile.tensor.path].span_bytes(_extract(tile))
+
     def _note(self, resource: str, activity: str, name: str, start_s: float, traffic_bytes: int = 0) -> None:
         if self._keep_events:
             end_s = time.perf_counter()
@@ -199,5 +208,8 @@ class Staging:
 
 def place_bytes(file: DirectFile, tile: Tile) -> int:
     """Return the bytes that `tile` takes in the ring: whole sectors, rounded up to whole pages."""
-    span_bytes = file.span_bytes(Extract(tile.name, tile.offset, tile.footprint_bytes))
-    return -(-span_bytes // _PLACE_BYTES) * _PLACE_BYTES
+    return -(-file.span_bytes(_extract(tile)) // _PLACE_BYTES) * _PLACE_BYTES
+
+
+def _extract(tile: Tile) -> Extract:
+    return Extract(tile.name, tile.offset, tile.footprint_bytes)

@@ -19,6 +19,7 @@ from tierline.run.tiles import SMALLEST_TILE_BYTES, Tile, tile_limit, tiles_of
 from tierline.units import format_bytes
 
 STAGED_TILES = 3  # the largest tiles that staging holds at once: one in use, the others being read
+_SAMPLED_ROWS = 1024
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
@@ -38,11 +39,16 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class WeightPlan:
-    """A placement together with the tiles it is of."""
+    """A placement together with the tiles it is of.
+
+    `read_bytes` is what a decode step takes from the disk: streamed tiles and a row of each table that is
+    not pinned, in whole sectors.
+    """
 
     placement: Placement
     tiles: tuple[Tile, ...]
     needs: Needs
+    read_bytes: int
 
     @property
     def held_bytes(self) -> int:
@@ -61,9 +67,10 @@ class Planner:
         kernels: Kernels,
         fixed_bytes: int,
     ) -> None:
-        self._order, self._files = order, files
-        used = {t.name for t in order}
-        self._tables = [t for t in tables if t.name not in used]
+        # A tensor that is used twice in a pass is placed once, where it is used first.
+        self._order = tuple(dict.fromkeys(order))
+        self._files, self._all_tables = files, tables
+        self._tables = tuple(t for t in tables if t not in self._order)
         for tensor in (*order, *tables):
             kernels.of(tensor.format)
         self._needs = Needs(fixed_bytes, kernels.scratch_bytes, sum(map(row_buffer_bytes, tables)))
@@ -84,8 +91,25 @@ class Planner:
             tiles, units = self._cut(tensors, limit)
             placement = place(units, room_bytes, slots=STAGED_TILES)
             if placement is not None and not (placement.streamed and len(tensors) > len(self._order)):
-                return WeightPlan(placement, tiles, self._needs)
+                return WeightPlan(placement, tiles, self._needs, self._read_bytes(placement, tiles))
         raise self._too_little(allowed_bytes)
+
+    def _read_bytes(self, placement: Placement, tiles: tuple[Tile, ...]) -> int:
+        streamed = {unit.name for unit in placement.streamed}
+        crossing = [t for t in tiles if t.name in streamed]
+        read = sum(self._span_bytes(t.tensor, t.offset, t.footprint_bytes) for t in crossing)
+        whole = {tile.tensor for tile in tiles if tile.name not in streamed}
+        return read + sum(self._row_read_bytes(table) for table in self._all_tables if table not in whole)
+
+    def _row_read_bytes(self, table: StoredTensor) -> int:
+        """Return what reading a row takes, as the mean over the first rows: it may straddle a sector."""
+        rows = min(table.shape[0], _SAMPLED_ROWS)
+        row_bytes = table.footprint_bytes // table.shape[0]
+        spans = (self._span_bytes(table, table.offset + i * row_bytes, row_bytes) for i in range(rows))
+        return sum(spans) // rows
+
+    def _span_bytes(self, tensor: StoredTensor, offset: int, footprint_bytes: int) -> int:
+        return self._files[tensor.path].span_bytes(Extract(tensor.name, offset, footprint_bytes))
 
     def _cut(self, tensors: Sequence[StoredTensor], limit_bytes: int) -> tuple[tuple[Tile, ...], list[Unit]]:
         tiles = tuple(tile for tensor in tensors for tile in tiles_of(tensor, limit_bytes))

