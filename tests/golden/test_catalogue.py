@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PI0ForConditionalGeneration,
+)
 
 from tierline.models.catalogue import catalogue_entry, catalogue_model, catalogue_names
 from tierline.models.description import Model, Operation
@@ -76,9 +81,12 @@ def test_names_and_shapes_are_those_of_transformers(name: str) -> None:
     values = catalogue_entry(name).config.values
     given: dict[str, Any] = {k: v for k, v in values.items() if k != "head_copies_embedding"}
     config = AutoConfig.for_model(**given)
-    kind: Any = AutoModelForImageTextToText if "vision_config" in given else AutoModelForCausalLM
+    makers: dict[str, Any] = {
+        "pi0": PI0ForConditionalGeneration,
+        "smolvlm": AutoModelForImageTextToText.from_config,
+    }
     with torch.device("meta"):
-        modules = kind.from_config(config)
+        modules = makers.get(given["model_type"], AutoModelForCausalLM.from_config)(config)
     expected = {name: tuple(t.shape) for name, t in modules.state_dict().items()}
     assert {t.name: t.tensor.shape for t in catalogue_model(name).tensors()} == expected
 
@@ -105,6 +113,19 @@ def test_smolvla_reads_what_its_phases_use() -> None:
     ]
     assert rows[:3] == [("shared", 113), ("none", 50), ("cross", 113)]
     assert sum(keys for cache, keys in rows if cache != "none") == 16 * 113
+
+
+def test_pi0_attends_to_what_paligemma_cached_and_to_its_own_rows() -> None:
+    model, workload = catalogue_model("pi0"), Workload.of(prompt_tokens=816, new=0, images=3, steps=10)
+    values = workload.values()
+    phases = {p.name: p for p in model.phases}
+    assert phases["prefill"].tokens.evaluate(values) == 3 * 256 + 48
+    assert phases["denoise"].tokens.evaluate(values) == 51
+    attends = [o.attention for o in operations(model, "expert") if o.attention]
+    assert [(a.cache, a.keys.evaluate(values)) for a in attends] == [("shared", 816), ("none", 51)] * 18
+    expert = 18 * (2 * 1024 * 2048 + 2 * 1024 * 256 + 3 * 1024 * 4096 + 2 * 1024) + 1024
+    around = 2 * (32 * 1024 + 1024) + (2048 * 1024 + 1024) + (1024 * 1024 + 1024) + (1024 * 32 + 32)
+    assert read_elements(model, "denoise", workload) == expert + around
 
 
 def operations(model: Model, component_name: str) -> list[Operation]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 
 from tierline.models.config_reader import model_from_config
 from tierline.models.description import Model, Operation
@@ -250,3 +250,13 @@ def test_operations_stand_in_the_order_in_which_modules_run(pair: tuple[Model, P
     model, modules = pair
     weighted = [n for n, o in operations(model) if o.weights and o.kind != "attention"]
     assert weighted == leaves(modules)
+
+
+@pytest.mark.parametrize("model_type", ["idefics3", "smolvlm"])
+def test_vision_language_models_have_the_modules_of_transformers(model_type: str) -> None:
+    config = AutoConfig.for_model(model_type)
+    maker: Any = AutoModelForImageTextToText.from_config
+    with torch.device("meta"):
+        modules = maker(config)
+    expected = {name: tuple(t.shape) for name, t in modules.state_dict().items()}
+    assert {t.name: t.tensor.shape for t in ours(config.to_dict()).tensors()} == expected

@@ -6,17 +6,17 @@ result is the same in every denoising step. Source: lerobot, `policies/smolvla/s
 """
 
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from tierline.models.compose import connector_component, siglip_spec, vision_component, vision_phase
-from tierline.models.decoder import head_component, mlp, restored, text_component, with_stored
-from tierline.models.decoder_config import DecoderConfig, FeedForward, Names
+from tierline.models.decoder import decoder_block, head_component, restored, text_component
+from tierline.models.decoder_config import AttentionSpec, DecoderConfig, FeedForward, LayerSpec, Names
 from tierline.models.description import Attention, Block, Component, Layer, Model, Phase
 from tierline.models.extent import Extent
 from tierline.models.families import decoder_config, stored_format
 from tierline.models.fields import MAX_LAYERS, Fields
 from tierline.models.parts import (
     SEQUENCES,
-    Part,
     attention,
     block,
     elementwise,
@@ -83,7 +83,7 @@ def smolvla_model(name: str, fields: Fields, source: str) -> Model:
             connector_component(vision, factor, decoder.hidden, f"{root}.connector", stored),
             Component("state", (_linear("state_proj", how.state_dim, decoder.hidden, SEQUENCES, how),)),
             _prefix_text(decoder, how),
-            _unused(head_component(decoder)),
+            unused(head_component(decoder)),
             _expert(decoder, how),
         ),
         phases=(
@@ -115,7 +115,7 @@ def _prefix_text(decoder: DecoderConfig, how: _Actions) -> Component:
     return Component("text", (table, *layers, Layer(last.name, last.index, Block(last.block.tensors, ()))))
 
 
-def _unused(component: Component) -> Component:
+def unused(component: Component) -> Component:
     """Return a component that is in the file and that nothing runs."""
     return Component(
         component.name,
@@ -126,8 +126,12 @@ def _unused(component: Component) -> Component:
 def _expert(decoder: DecoderConfig, how: _Actions) -> Component:
     """Return the action expert in execution order: actions and time in, its layers, actions out."""
     rows, root = Extent.parse("batch*tokens"), f"{ROOT}.lm_expert"
-    both, alone = (restored(block(_expert_layer(decoder, how, joint=j)), how.stored) for j in (True, False))
-    alone = with_stored(alone, ("self_attn.k_proj.weight", "self_attn.v_proj.weight"), how.projections_stored)
+    attend = decoder.layers[0].attention
+    narrow = replace(
+        decoder, hidden=how.hidden, layers=(LayerSpec(attend, FeedForward(how.width)),), names=Names()
+    )
+    both = joint_block(narrow, how.prefix, how.chunk)
+    alone = _cross_block(both, attend, how)
     layers = (
         Layer(f"{root}.layers.{i}", i, alone if i % how.self_every else both)
         for i in range(len(decoder.layers))
@@ -145,39 +149,55 @@ def _expert(decoder: DecoderConfig, how: _Actions) -> Component:
     )
 
 
-def _expert_layer(decoder: DecoderConfig, how: _Actions, *, joint: bool) -> list[Part]:
-    """Return the parts of an expert layer; `joint` ones attend to their own keys and values as well."""
-    vlm = decoder.layers[0].attention
-    queries, keys = vlm.heads * vlm.head_dim, vlm.kv_heads * vlm.head_dim
-    narrow = replace(decoder, hidden=how.hidden)
-    attend = _joint_attention(vlm.kv_heads, vlm.heads, vlm.head_dim, how)
-    projections = [linear(f"self_attn.{n}_proj", how.hidden, keys, "attention") for n in "kv"]
-    if not joint:
-        every = Extent(tuple((c, tuple(sorted(("batch", *v)))) for c, v in how.prefix.terms))
-        projections = [
-            linear(f"self_attn.{n}_proj", keys, keys, "attention", rows=every, static=True) for n in "kv"
-        ]
-        kept = Attention(
-            vlm.heads, vlm.kv_heads, vlm.head_dim, vlm.head_dim, how.prefix, "cross", 2 * keys, causal=False
-        )
-        attend = [attention("self_attn", kept)]
-    return [
-        norm("input_layernorm", how.hidden),
-        linear("self_attn.q_proj", how.hidden, queries, "attention"),
-        *projections,
-        *attend,
-        linear("self_attn.o_proj", queries, how.hidden, "attention"),
-        norm("post_attention_layernorm", how.hidden),
-        *mlp(narrow, "mlp", FeedForward(how.width)),
-    ]
+def joint_block(config: DecoderConfig, prefix: Extent, own: int) -> Block:
+    """Return a layer that attends to a prefix which another layer cached and to `own` keys of this pass.
+
+    The one attention stands as two operations, because only the first reads a cache.
+    """
+    spec = config.layers[0]
+    made = restored(decoder_block(config, spec), config.stored)
+    attend = spec.attention
+    shape = (attend.heads, attend.kv_heads, attend.head_dim, attend.value_dim)
+    width = attend.kv_heads * (attend.head_dim + attend.value_dim)
+    over = (
+        ("self_attn.prefix", Attention(*shape, prefix, "shared", width, causal=False)),
+        ("self_attn.own", Attention(*shape, Extent.parse(str(own)), causal=attend.causal)),
+    )
+    parts = tuple(attention(name, how).operations[0] for name, how in over)
+    operations = (parts if o.kind == "attention" else (o,) for o in made.operations)
+    return Block(made.tensors, tuple(chain.from_iterable(operations)))
 
 
-def _joint_attention(kv_heads: int, heads: int, width: int, how: _Actions) -> list[Part]:
-    """Return one attention in two parts: over the VLM's cache, and over the actions' own keys and values."""
-    shape = (heads, kv_heads, width, width)
-    prefix = Attention(*shape, how.prefix, "shared", 2 * kv_heads * width, causal=False)
-    own = Attention(*shape, Extent.parse(str(how.chunk)))
-    return [attention("self_attn.prefix", prefix), attention("self_attn.own", own)]
+def _cross_block(joint: Block, attend: AttentionSpec, how: _Actions) -> Block:
+    """Return the layer that attends to the VLM's keys and values alone, projected once for all steps."""
+    keys = attend.kv_heads * attend.head_dim
+    every = Extent(tuple((c, tuple(sorted(("batch", *v)))) for c, v in how.prefix.terms))
+    kept = Attention(
+        attend.heads,
+        attend.kv_heads,
+        attend.head_dim,
+        attend.head_dim,
+        how.prefix,
+        "cross",
+        2 * keys,
+        causal=False,
+    )
+    projections = ("self_attn.k_proj", "self_attn.v_proj")
+    tensors = tuple(
+        replace(t, shape=(keys, keys), stored=how.projections_stored)
+        if t.name.removesuffix(".weight") in projections
+        else t
+        for t in joint.tensors
+    )
+    operations = (
+        replace(o, in_features=keys, rows=every, static=True) if o.name in projections else o
+        for o in joint.operations
+        if o.name != "self_attn.own"
+    )
+    crossed = (
+        replace(o, name="self_attn", attention=kept) if o.kind == "attention" else o for o in operations
+    )
+    return Block(tensors, tuple(crossed))
 
 
 def _linear(name: str, in_features: int, out_features: int, rows: Extent, how: _Actions) -> Layer:

@@ -1,18 +1,27 @@
 """A parsed `config.json` to a model, whichever family it is of."""
 
+from collections.abc import Callable, Mapping
+
 from tierline.models.action import smolvla_model
 from tierline.models.compose import smolvlm_model
 from tierline.models.decoder import decoder_model
 from tierline.models.description import Model
 from tierline.models.families import FAMILIES, decoder_config
 from tierline.models.fields import Fields
+from tierline.models.pi0 import pi0_model
 
-VISION_LANGUAGE = ("smolvlm", "idefics3")
+# Models that are more than a decoder, by `model_type`.
+COMPOSED: Mapping[str, Callable[[str, Fields, str], Model]] = {
+    "smolvlm": smolvlm_model,
+    "idefics3": smolvlm_model,
+    "smolvla": smolvla_model,
+    "pi0": pi0_model,
+}
 
 
 def reads(fields: Fields) -> bool:
     """Return whether there is a native reader for this `model_type`."""
-    return fields.text("model_type") in (*VISION_LANGUAGE, *FAMILIES)
+    return fields.text("model_type") in (*COMPOSED, *FAMILIES)
 
 
 def model_from_config(name: str, fields: Fields, source: str) -> Model:
@@ -21,8 +30,5 @@ def model_from_config(name: str, fields: Fields, source: str) -> Model:
     Raises InputError for an architecture without a native reader, naming the nearest known ones, and for
     fields that are missing or out of range.
     """
-    if fields.text("model_type") in VISION_LANGUAGE:
-        return smolvlm_model(name, fields, source)
-    if fields.text("model_type") == "smolvla":
-        return smolvla_model(name, fields, source)
-    return decoder_model(name, decoder_config(fields), source)
+    composed = COMPOSED.get(fields.text("model_type"))
+    return composed(name, fields, source) if composed else decoder_model(name, decoder_config(fields), source)
