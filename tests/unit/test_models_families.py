@@ -207,10 +207,31 @@ def test_names_shapes_and_totals_are_those_of_the_modules(pair: tuple[Model, Pre
 
 # What real files state although it equals the default: sizes, and what is derived from others.
 STATED = frozenset(
-    "num_hidden_layers n_layer vocab_size hidden_size n_embd num_attention_heads n_head intermediate_size "
-    "num_local_experts num_experts n_routed_experts num_experts_per_tok moe_intermediate_size "
-    "shared_expert_intermediate_size n_shared_experts first_k_dense_replace n_positions qkv_bias "
-    "max_position_embeddings sliding_window attention_chunk_size q_lora_rank num_kv_heads".split()
+    [
+        "num_hidden_layers",
+        "n_layer",
+        "vocab_size",
+        "hidden_size",
+        "n_embd",
+        "num_attention_heads",
+        "n_head",
+        "intermediate_size",
+        "num_local_experts",
+        "num_experts",
+        "n_routed_experts",
+        "num_experts_per_tok",
+        "moe_intermediate_size",
+        "shared_expert_intermediate_size",
+        "n_shared_experts",
+        "first_k_dense_replace",
+        "n_positions",
+        "qkv_bias",
+        "max_position_embeddings",
+        "sliding_window",
+        "attention_chunk_size",
+        "q_lora_rank",
+        "num_kv_heads",
+    ]
 )
 
 
