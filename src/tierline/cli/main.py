@@ -12,6 +12,7 @@ from tierline.errors import TierlineError
 VERBS = {
     "plan": "Does it fit, where does every byte live, how fast can it go at best?",
     "run": "Run a model for real, its weights streamed from disk under a memory budget.",
+    "audit": "Check published figures: derive each one, say what holds, what is wrong and why.",
     "models": "List the models that Tierline knows by name, or show one.",
     "machines": "List the machines that Tierline knows by name, or show one.",
 }
