@@ -17,7 +17,7 @@ class Fetch:
     """Bytes that cross the links of `path`, one after another, before compute may use them.
 
     A fetch `on_demand` is asked for when compute needs it (a page fault) and takes no staging slot;
-    `requests` is in how many pieces, each of which pays every link's latency.
+    `requests` is in how many pieces, each of which pays every link's latency. `cause` says why it is needed.
     """
 
     name: str
@@ -25,6 +25,7 @@ class Fetch:
     path: tuple[str, ...]
     on_demand: bool = False
     requests: int = 1
+    cause: str = "streaming"
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,8 +269,8 @@ class _Run:
             self._send(step, write, 0, lambda: None, write=True)
         if self._holds_slot(step):
             self._slots.give()
+        self._compute()  # what compute needs now is asked for before what it needs later
         self._issue()
-        self._compute()
 
 
 def _starts(passes: Sequence[Pass]) -> list[tuple[int, Pass]]:
