@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ PROMPTS = (
 )
 NEW = 64
 
-# Two minutes on a quiet machine of two cores; a busy neighbour makes small parallel steps several times slower.
+# Two minutes on a quiet machine of two cores; a busy neighbour makes it several times slower.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
@@ -42,15 +43,15 @@ def answers(path: Path, resident: str | None) -> list[RunReport]:
 
 def reference(path: Path) -> list[Sequence[int]]:
     """Return the tokens of transformers' own load of the file, expanded to fp32 with the same attention."""
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         path.parent,
         gguf_file=path.name,
         quantization_config=GgufConfig(dequantize=True),
         dtype=torch.float32,
         attn_implementation="sdpa",
     )
-    tokenizer = open_source(path).tokenizer()
-    found = []
+    tokenizer: Any = open_source(path).tokenizer()
+    found: list[Sequence[int]] = []
     for text in PROMPTS:
         made = tokenizer.apply_chat_template(
             [{"role": "user", "content": text}],

@@ -52,7 +52,7 @@ def logits(path: Path, ids: torch.Tensor, resident: int | None) -> torch.Tensor:
     with session(path, resident=resident) as opened:
         opened.answer(REQUEST, progress=nothing, emit=nothing)
         with torch.inference_mode():
-            found: torch.Tensor = opened.model(input_ids=ids).logits
+            found: torch.Tensor = opened.engine.model(input_ids=ids).logits
         return found
 
 
@@ -163,4 +163,4 @@ def test_saving_a_streamed_model_is_refused(tiny_llama: Path, tmp_path: Path) ->
     from tierline.errors import InputError
 
     with session(tiny_llama) as opened, pytest.raises(InputError, match="save_pretrained"):
-        opened.model.save_pretrained(tmp_path)
+        opened.engine.model.save_pretrained(tmp_path)

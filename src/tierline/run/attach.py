@@ -1,10 +1,16 @@
-"""Hand stored weights to transformers' own modules: the one place where a module's weights come from us."""
+"""Hand stored weights to transformers' own modules: the one place where a module's weights come from us.
+
+Linear layers (and GPT-2's Conv1D) multiply with tiles instead of a parameter; embeddings run their own code
+on a table of just the rows that the input names; every other parameter is small and held all the time.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from tierline.run.matrix import Matrix, RowTable
 
@@ -21,7 +27,7 @@ class Rehearsal:
 
 @dataclass(slots=True)
 class LinearForward:
-    """Takes the place of nn.Linear's forward. `rotary_heads` undoes GGUF's order of rotary pairs (0: none).
+    """Takes the place of a linear module's forward; `rotary_heads` undoes GGUF's order of rotary pairs.
 
     GGUF files of llama store query and key rows with each head's rotary pairs interleaved; ordering the
     output instead of the rows leaves the weights as they are stored, and is exact.
@@ -29,41 +35,56 @@ class LinearForward:
 
     name: str
     matrices: Mapping[str, Matrix]
-    module: nn.Linear
+    module: Any  # nn.Linear or Conv1D, which is untyped
     rehearsal: Rehearsal
     rotary_heads: int = 0
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Return `x @ W.T + bias`, shape `(..., out_features)`."""
+        """Return `x @ W.T + bias` (Conv1D: `x @ W + bias`), shape `(..., out_features)`."""
+        turned = isinstance(self.module, Conv1D)
         if self.rehearsal.on:
-            return x.new_zeros(*x.shape[:-1], self.module.out_features)
-        y = self.matrices[self.name].matmul(x)
+            return x.new_zeros(*x.shape[:-1], self.module.nf if turned else self.module.out_features)
+        matrix = self.matrices[self.name]
+        y = matrix.matmul_rows(x) if turned else matrix.matmul(x)
         if self.rotary_heads:
             pairs = y.view(*y.shape[:-1], self.rotary_heads, -1, 2)
             y = pairs.transpose(-1, -2).reshape(y.shape)
-        return y if self.module.bias is None else y + self.module.bias
+        bias = self.module.bias
+        return y if bias is None else y + bias
 
 
 @dataclass(slots=True)
 class EmbeddingForward:
-    """Takes the place of nn.Embedding's forward: reads the rows that the input names."""
+    """Takes the place of an embedding's forward: its own code, on the rows that the input names."""
 
     name: str
     tables: Mapping[str, RowTable]
     module: nn.Embedding
     rehearsal: Rehearsal
 
-    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return the rows at `ids`, shape `(*ids.shape, embedding_dim)`."""
+    def __call__(self, ids: torch.Tensor, *others: object, **named: object) -> torch.Tensor:
+        """Return what the module's class makes of the rows at `ids`, shape `(*ids.shape, embedding_dim)`."""
+        placeholder = self.module.weight
         if self.rehearsal.on:
-            return torch.zeros(*ids.shape, self.module.embedding_dim, dtype=self.module.weight.dtype)
-        return self.tables[self.name].rows(ids)
+            return torch.zeros(*ids.shape, self.module.embedding_dim, dtype=placeholder.dtype)
+        rows, places = self.tables[self.name].rows(ids)
+        self.module.weight = nn.Parameter(rows, requires_grad=False)
+        try:
+            found: torch.Tensor = type(self.module).forward(self.module, places, *others, **named)
+        finally:
+            self.module.weight = placeholder
+        return found
 
 
-def matrix_modules(model: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Embedding]]:
+def is_table(module: nn.Module) -> bool:
+    """Return whether a module reads rows of its weight rather than multiplying with it."""
+    return isinstance(module, nn.Embedding)
+
+
+def matrix_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the modules whose weight is a matrix that can be streamed, with their names."""
     for name, module in model.named_modules():
-        if type(module) in (nn.Linear, nn.Embedding):
+        if is_table(module) or type(module) in (nn.Linear, Conv1D):
             yield name, module
 
 
@@ -93,5 +114,5 @@ def attach(
             forward: LinearForward | EmbeddingForward = EmbeddingForward(name, tables, module, rehearsal)
         else:
             forward = LinearForward(name, matrices, module, rehearsal, rotary_heads.get(name, 0))
-        module.forward = forward  # type: ignore[method-assign,assignment]
+        module.forward = forward
     return rehearsal

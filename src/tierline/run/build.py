@@ -37,7 +37,7 @@ def _on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     try:
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+                config, dtype=dtype, trust_remote_code=False
             )
     except (ValueError, KeyError) as error:
         raise InputError(f"transformers cannot build {config.model_type!r} as a decoder: {error}") from error

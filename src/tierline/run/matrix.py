@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tierline.errors import InputError
 from tierline.models.stored import StoredTensor
 from tierline.run.direct_io import LARGEST_SECTOR_BYTES, DirectFile, Extract, anonymous_memory
 from tierline.run.kernels import Kernel
@@ -53,6 +54,16 @@ class Matrix:
         out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         return out.view(*x.shape[:-1], -1)
 
+    def matmul_rows(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x @ W`, shape `(..., columns)`, for `x` of shape `(..., rows)`: a sum over tiles."""
+        flat = x.reshape(-1, x.shape[-1])
+        out = x.new_zeros(flat.shape[0], self.tensor.shape[1])
+        for home in self.tiles:
+            start, stop = home.tile.start, home.tile.stop
+            with home.borrow() as raw:
+                out += flat[:, start:stop] @ self.kernel.expand(raw, stop - start, self.tensor.shape[1])
+        return out.view(*x.shape[:-1], -1)
+
     def _tile_matmul(self, flat: torch.Tensor, home: PinnedTile | StreamedTile) -> torch.Tensor:
         with home.borrow() as raw:
             return self.kernel.matmul(flat, raw, home.tile.stop - home.tile.start)
@@ -72,12 +83,21 @@ class RowTable:
         self._buffer = anonymous_memory(row_buffer_bytes(matrix.tensor))
         self.read_bytes = 0
 
-    def rows(self, indices: torch.Tensor) -> torch.Tensor:
-        """Return the rows at `indices`, shape `(*indices.shape, columns)`, in the compute dtype."""
-        unique, inverse = torch.unique(indices.reshape(-1), return_inverse=True)
+    def rows(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a table of the distinct rows at `indices`, in the compute dtype, and the indices into it.
+
+        Raises InputError for an index that the table does not have.
+        """
+        unique, places = torch.unique(indices, return_inverse=True)
+        first, last, rows = int(unique[0]), int(unique[-1]), self._matrix.tensor.shape[0]
+        if first < 0 or last >= rows:
+            raise InputError(
+                f"{self._matrix.tensor.name} has {rows:,} rows, but row {last if last >= rows else first} "
+                "is asked for: the prompt does not fit the model (another tokenizer, or too many positions)"
+            )
         columns = self._matrix.tensor.shape[1]
         found = [self._matrix.kernel.expand(self._row(i), 1, columns) for i in unique.tolist()]
-        return torch.cat(found)[inverse].view(*indices.shape, columns)
+        return torch.cat(found), places
 
     def _row(self, row: int) -> memoryview:
         """Return the stored bytes of one row, pinned or read from the disk; valid until the next call."""

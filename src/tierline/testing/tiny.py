@@ -29,9 +29,10 @@ def write_llama(
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(**{**TINY_LLAMA, "initializer_range": 0.2, **changes}))
+    fields: dict[str, Any] = {**TINY_LLAMA, "initializer_range": 0.2, **changes}
+    model = LlamaForCausalLM(LlamaConfig(**fields))
     model.to(getattr(torch, dtype)).save_pretrained(folder)
-    _tokenizer(int(model.config.vocab_size)).save_pretrained(folder)
+    write_tokenizer(folder, int(model.config.vocab_size))
     return folder
 
 
@@ -57,7 +58,7 @@ def write_llama_gguf(path: Path, folder: Path, block_type: str) -> Path:
             if part in name:
                 array = array.reshape(heads, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
         stored = getattr(gguf.GGMLQuantizationType, block_type if array.ndim == 2 else "F32")
-        writer.add_tensor(names.get_name(name, (".weight",)), quantize(array, stored), raw_dtype=stored)
+        writer.add_tensor(str(names.get_name(name, (".weight",))), quantize(array, stored), raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -91,11 +92,13 @@ def _write_metadata(writer: Any, config: Any) -> None:  # noqa: ANN401 - gguf an
     writer.add_eos_token_id(config.eos_token_id)
 
 
-def _tokenizer(vocab_size: int) -> Any:  # noqa: ANN401 - transformers' tokenizers are untyped
+def write_tokenizer(folder: Path, vocab_size: int) -> None:
+    """Write a tokenizer whose words are `t0`, `t1`, ... into a model's folder."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     unknown, begin, end = "t0", "t1", "t2"
     words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(vocab_size)}, unk_token=unknown))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
-    return PreTrainedTokenizerFast(tokenizer_object=words, bos_token=begin, eos_token=end, unk_token=unknown)
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    made = PreTrainedTokenizerFast(tokenizer_object=words, bos_token=begin, eos_token=end, unk_token=unknown)
+    made.save_pretrained(folder)

@@ -1,0 +1,214 @@
+"""The engine: transformers' model, built empty, rehearsed, and given its weights within a budget."""
+
+import sys
+from dataclasses import dataclass
+from itertools import pairwise
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from tierline.errors import BudgetError, InputError
+from tierline.probe.order import execution_order
+from tierline.run.attach import attach, fixed_parameters, is_table, matrix_modules
+from tierline.run.budget import kv_token_bytes, weight_budget
+from tierline.run.build import build_model
+from tierline.run.gguf_config import ROTARY_FACTORS
+from tierline.run.kernels import DENSE_DTYPES, Kernels
+from tierline.run.ledger import Ledger
+from tierline.run.matrix import Matrix, RowTable
+from tierline.run.predict import Prediction, measure_link, measure_matrices
+from tierline.run.process_memory import peak_resident_bytes, reset_peak
+from tierline.run.source import Source
+from tierline.run.weights import Planner, Progress, Weights, open_files, read_whole
+from tierline.units import format_bytes
+
+PREFILL_CHUNK_TOKENS = 512
+_REHEARSED_STEPS = 8
+_SWITCH_INTERVAL_S = 5e-4  # a reader that has its bytes waits at most this long to ask for the next
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a run is sized for: `batch` sequences of at most `prompt_tokens` and `new` more each."""
+
+    prompt_tokens: int
+    new: int
+    batch: int = 1
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in the cache at the end, of all sequences."""
+        return self.batch * (self.prompt_tokens + self.new)
+
+
+class Engine:
+    """One model on disk, made to run: `load` it once, use `model`, `close` it."""
+
+    def __init__(self, source: Source, *, resident: int | None, memory: int | None) -> None:
+        self.source = source
+        self._resident, self.allowed_bytes = resident, memory
+        self._kernels = Kernels(DENSE_DTYPES[source.compute_format])
+        self.model: PreTrainedModel = build_model(source.config, self._kernels.compute)
+        self._matrices: dict[str, Matrix] = {}
+        self._tables: dict[str, RowTable] = {}
+        self._rehearsal = attach(self.model, self._matrices, self._tables, source.rotary_heads())
+        self._order = execution_order(self.model)
+        self._files = open_files(source.checkpoint.files)
+        self._switch_interval_s = sys.getswitchinterval()
+        self.weights: Weights | None = None
+        self.reserved_bytes = 0
+
+    def close(self) -> None:
+        """Stop the readers, give memory and descriptors back; a second call does nothing."""
+        if self.weights is not None:
+            self.weights.close()
+            sys.setswitchinterval(self._switch_interval_s)
+        self._matrices.clear()
+        self._tables.clear()
+        for file in self._files.values():
+            file.close()
+
+    def load(self, room: Room, progress: Progress, *, keep_events: bool = False) -> Prediction:
+        """Rehearse, place the weights within what is left, load them; return what a decode step will take.
+
+        Raises BudgetError where the budget cannot work, FaultError where a read fails.
+        """
+        fixed_bytes = self._load_fixed()
+        overhead_s, self.reserved_bytes = self._rehearse(room)
+        kv_bytes = room.tokens * kv_token_bytes(self.source.model, self.source.compute_format)
+        budget = weight_budget(
+            resident=self._resident,
+            memory=self.allowed_bytes,
+            reserved_bytes=self.reserved_bytes - fixed_bytes,
+            kv_bytes=kv_bytes,
+        )
+        plan = self._planner(fixed_bytes).plan(budget)
+        ledger = Ledger(budget)
+        ledger.take(plan.needs.total_bytes, "small tensors and buffers")
+        self.weights = Weights(plan, self._files, ledger, self._kernels)
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        self.weights.load(progress, keep_events=keep_events)
+        self._hand_over(self.weights)
+        self._guard(room)
+        with torch.inference_mode():
+            products_s = measure_matrices(self._matrices.values(), self._kernels.compute)
+        prediction = Prediction(
+            compute_s=overhead_s + products_s,
+            read_bytes=plan.read_bytes,
+            read_bytes_per_s=measure_link(self.weights.staging, len(plan.placement.streamed)),
+            peak_bytes=self.reserved_bytes + plan.held_bytes - fixed_bytes + kv_bytes,
+        )
+        if self.weights.staging is not None:
+            self.weights.staging.reset_meter()
+        return prediction
+
+    def measured(self) -> tuple[int, float]:
+        """Return the bytes read so far for the steps that were taken, and the seconds compute waited."""
+        rows = sum(table.read_bytes for table in self._tables.values())
+        if self.weights is None or self.weights.staging is None:
+            return rows, 0.0
+        staging = self.weights.staging
+        return rows + staging.settled_read_bytes(), staging.meter.stall_s
+
+    def _planner(self, fixed_bytes: int) -> Planner:
+        modules = dict(matrix_modules(self.model))
+        order = [
+            self.source.stored(f"{name}.weight")
+            for name in self._order
+            if name in modules and not is_table(modules[name])
+        ]
+        tables = [self.source.stored(f"{name}.weight") for name, m in modules.items() if is_table(m)]
+        return Planner(order, tables, self._files, self._kernels, fixed_bytes)
+
+    def _load_fixed(self) -> int:
+        """Read the small tensors (norms, biases) into the model; return the bytes they take."""
+        held_bytes = 0
+        for name, module, attribute in fixed_parameters(self.model):
+            value = self._whole(name)
+            expected = getattr(module, attribute)
+            if value.shape != expected.shape:
+                raise InputError(
+                    f"{self.source.path}: the tensor for {name} has shape {tuple(value.shape)}, but the "
+                    f"model wants {tuple(expected.shape)}: the file and its config do not belong together"
+                )
+            setattr(module, attribute, nn.Parameter(value, requires_grad=False))
+            held_bytes += value.nbytes
+        if ROTARY_FACTORS in self.source.checkpoint.tensors:
+            self._scale_rotary()
+        return held_bytes
+
+    def _whole(self, name: str) -> torch.Tensor:
+        stored = self.source.stored(name)
+        return read_whole(self._files[stored.path], stored, self._kernels.of(stored.format))
+
+    def _scale_rotary(self) -> None:
+        stored = self.source.checkpoint.tensors[ROTARY_FACTORS]
+        factors = read_whole(self._files[stored.path], stored, self._kernels.of(stored.format))
+        for module in self.model.modules():
+            frequencies = getattr(module, "inv_freq", None)
+            if isinstance(frequencies, torch.Tensor):
+                frequencies.div_(factors.to(frequencies.dtype))
+
+    def _rehearse(self, room: Room) -> tuple[float, int]:
+        """Run a prompt and a few tokens without weights.
+
+        Returns the seconds per token of everything but the weights, and the most memory that the process
+        held: the interpreter, the libraries, and the activations of one chunk of the prompt.
+        """
+        longest = (self.source.model.max_context or sys.maxsize) - _REHEARSED_STEPS - 1
+        tokens = max(1, min(room.prompt_tokens, PREFILL_CHUNK_TOKENS, longest))
+        ids = torch.zeros((room.batch, tokens), dtype=torch.long)
+        arrived: list[float] = []
+        hook = self.model.register_forward_hook(lambda *_: arrived.append(perf_counter()))
+        self._rehearsal.on = True
+        reset_peak()
+        try:
+            with torch.inference_mode():
+                self.model.generate(  # type: ignore[operator]
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=_REHEARSED_STEPS + 1,
+                    min_new_tokens=_REHEARSED_STEPS + 1,
+                    do_sample=False,
+                )
+        finally:
+            self._rehearsal.on = False
+            hook.remove()
+        steps = sorted(b - a for a, b in pairwise(arrived))
+        return steps[len(steps) // 2], peak_resident_bytes()
+
+    def _hand_over(self, weights: Weights) -> None:
+        """Give every matrix module its stored matrix, and long prompts their chunks."""
+        for name, module in matrix_modules(self.model):
+            stored = self.source.stored(f"{name}.weight")
+            if is_table(module):
+                self._tables[name] = weights.table(stored)
+            else:
+                self._matrices[name] = weights.matrix(stored)
+        generation = self.model.generation_config
+        if generation is not None and generation.prefill_chunk_size is None:
+            generation.prefill_chunk_size = PREFILL_CHUNK_TOKENS
+
+    def _guard(self, room: Room) -> None:
+        """Refuse, under a memory budget, the token for which no room in the cache was kept."""
+        if self.allowed_bytes is None:
+            return
+        allowed = format_bytes(self.allowed_bytes)
+
+        def check(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+            ids = named.get("input_ids", arguments[0] if arguments else None)
+            cache = named.get("past_key_values")
+            if ids is None:
+                return
+            cached = int(cache.get_seq_length()) if cache is not None else 0
+            tokens = ids.shape[0] * (cached + ids.shape[1])
+            if tokens > room.tokens:
+                raise BudgetError(
+                    f"{tokens:,} tokens in the cache would outgrow --memory {allowed}: room was kept for "
+                    f"{room.tokens:,}; ask for a longer context when loading, or for fewer tokens"
+                )
+
+        self.model.register_forward_pre_hook(check, with_kwargs=True)

@@ -1,0 +1,69 @@
+"""`tierline.load`: a model bigger than the memory it is given, as an ordinary transformers model."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from tierline.run.engine import Engine, Room
+from tierline.run.source import open_source
+from tierline.units import parse_bytes
+
+DEFAULT_CONTEXT = 2048
+_NEW = 256
+
+
+class Streamed:
+    """What a loaded model can do besides being itself: `close`, or be used in a `with` block."""
+
+    _engine: Engine
+
+    def __enter__(self) -> Any:  # noqa: ANN401 - it is whatever model it is
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the readers, give memory and descriptors back; a second call does nothing."""
+        self._engine.close()
+
+    @property
+    def weights_held_bytes(self) -> int:
+        """The most weight bytes that were held at once, staging included."""
+        return self._engine.weights.ledger.peak_bytes if self._engine.weights else 0
+
+
+def load(
+    path: str | Path,
+    *,
+    memory: str | int | None = None,
+    resident: str | int | None = None,
+    context: int = DEFAULT_CONTEXT,
+    batch: int = 1,
+) -> PreTrainedModel:
+    """Return the model at `path` with its weights pinned and streamed within a budget.
+
+    It is an instance of its transformers class: `.generate()` and calls work as ever. It also has `close()`
+    and works as a context manager. `memory` is the most bytes for the whole process and `resident` the most
+    weight bytes held at once (bytes, or text such as "4GiB"); without either, what is free is used. Room is
+    kept for `batch` sequences of `context` tokens. Raises InputError for files that cannot be run and
+    BudgetError for a budget that cannot work.
+    """
+    engine = Engine(open_source(Path(path)), resident=_bytes(resident), memory=_bytes(memory))
+    try:
+        engine.load(Room(max(1, context - _NEW), min(context - 1, _NEW), batch), lambda *_: None)
+    except BaseException:
+        engine.close()
+        raise
+    model = engine.model
+    model.__class__ = type(type(model).__name__, (Streamed, type(model)), {})
+    model._engine = engine  # type: ignore[assignment]  # noqa: SLF001 - Streamed declares it
+    return model
+
+
+def _bytes(value: str | int | None) -> int | None:
+    return parse_bytes(value) if isinstance(value, str) else value
