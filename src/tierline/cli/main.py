@@ -11,7 +11,9 @@ from tierline.errors import TierlineError
 # Verb -> what it is for, in a line. The function is the one of that name in tierline.cli.VERB.
 VERBS = {
     "plan": "Does it fit, where does every byte live, how fast can it go at best?",
+    "simulate": "Execute the plan event by event in virtual time: streaming, caches, who waits for whom.",
     "run": "Run a model for real, its weights streamed from disk under a memory budget.",
+    "roofline": "The intensity of every operation against every ceiling and link; --plot FILE.",
     "audit": "Check published figures: derive each one, say what holds, what is wrong and why.",
     "models": "List the models that Tierline knows by name, or show one.",
     "machines": "List the machines that Tierline knows by name, or show one.",

@@ -43,6 +43,17 @@ class Units:
         return total_bytes(self.all)
 
     @property
+    def tiny_bytes(self) -> int:
+        """What no larger than this is fetched without a slot of its own."""
+        return self.slot_bytes // _TINY_SHARE
+
+    @property
+    def riding_bytes(self) -> int:
+        """Bytes of the units that take no slot."""
+        tiny = self.tiny_bytes
+        return sum(u.footprint_bytes for u in (*self.main, *self.staged) if u.footprint_bytes <= tiny)
+
+    @property
     def slot_bytes(self) -> int:
         """The largest unit that may have to pass through a staging slot."""
         return max((u.footprint_bytes for u in (*self.main, *self.staged)), default=0)
@@ -91,12 +102,12 @@ def pinned(units: Units, policy: PolicyName, capacity_bytes: int, slots: int, wh
     Raises BudgetError, naming the tier `where`, if the slots do not fit.
     """
     local = [u for u in units.main if u.name.endswith(LOCAL)]
-    if local and total_bytes(local) + slots * units.slot_bytes <= capacity_bytes:
-        left = capacity_bytes - total_bytes(local) - slots * units.slot_bytes
+    left = capacity_bytes - total_bytes(local) - slots * units.slot_bytes
+    if local and left >= 0:
         return frozenset([u.name for u in local] + _fill((*units.staged, *units.tables), left))
     if units.footprint_bytes <= capacity_bytes:
         return frozenset(u.name for u in units.all)
-    room = capacity_bytes - slots * units.slot_bytes
+    room = capacity_bytes - slots * units.slot_bytes - units.riding_bytes
     if room < 0:
         raise BudgetError(
             f"{where}: {slots} staging slots of {format_bytes(units.slot_bytes)} need "
@@ -128,7 +139,7 @@ def beside(units: Units, local_share: float) -> Units:
 
     The first part is read over the fast tier's port while the second comes over a link beside it.
     """
-    parts = {u.name: _cut(u, local_share, units.slot_bytes // _TINY_SHARE) for u in units.main}
+    parts = {u.name: _cut(u, local_share, units.tiny_bytes) for u in units.main}
     stored = {
         name: StoredLayer(layer.layer, tuple(part for u in layer.units for part in parts.get(u.name, (u,))))
         for name, layer in units.stored.items()
@@ -162,7 +173,7 @@ class Homes:
 def homes(
     machine: Machine, units: Iterable[Unit], kept: frozenset[str], reserved_bytes: Mapping[str, int]
 ) -> Homes:
-    """Return where units come from: streamed ones fill the tiers with the fastest routes first, spread evenly.
+    """Return where units come from: streamed ones fill the tiers with the fastest routes first, evenly.
 
     Kept units come from where there is room left; without any they have no route and are in place from the
     start. `reserved_bytes` of other tiers are in use. Raises BudgetError where a streamed unit has no home.

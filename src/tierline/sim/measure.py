@@ -125,7 +125,7 @@ def _links(
 ) -> Iterator[LinkMeasure]:
     duration = span.end - span.start
     port_bytes = sum(p.port_bytes for p in span.passes)
-    yield _link(port, port_bytes, port_bytes * rates.s_per_byte, duration, 1 / rates.s_per_byte)
+    yield _link(port, port_bytes, port_bytes / rates.port_bytes_per_s, duration, rates.port_bytes_per_s)
     intervals: dict[str, list[tuple[float, float]]] = {}
     traffic: dict[str, int] = {}
     for t in transfers:

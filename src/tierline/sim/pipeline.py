@@ -16,8 +16,8 @@ from tierline.sim.kernel import Kernel, Link, LinkSpec, Number, Slots
 class Fetch:
     """Bytes that cross the links of `path`, one after another, before compute may use them.
 
-    A fetch `on_demand` is asked for when compute needs it (a page fault) and takes no staging slot;
-    `requests` is in how many pieces, each of which pays every link's latency. `cause` says why it is needed.
+    A fetch `on_demand` is asked for when compute needs it (a page fault, the row of a token just made) and
+    takes no staging slot; nor does a small one with `slot` False, which is asked for in its turn. `requests` is in how many pieces, each of which pays every link's latency. `cause` says why it is needed.
     """
 
     name: str
@@ -26,6 +26,12 @@ class Fetch:
     on_demand: bool = False
     requests: int = 1
     cause: str = "streaming"
+    slot: bool = True
+
+    @property
+    def queues(self) -> bool:
+        """Whether it waits for a slot and is one request, as the recurrence of `run_fifo` has it."""
+        return self.slot and not self.on_demand and self.requests == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +97,7 @@ class Timeline:
 def run(pipeline: Pipeline, passes: Sequence[Pass], zero: Number = 0.0) -> Timeline:
     """Return the times of `passes`, the first starting at `zero` with all slots free."""
     paths = {f.path for p in passes for f in p.fetches if f is not None}
-    plain = not any(f is not None and (f.on_demand or f.requests != 1) for p in passes for f in p.fetches)
+    plain = all(f is None or f.queues for p in passes for f in p.fetches)
     written = any(w is not None for p in passes for w in p.writes)
     if plain and not written and len(paths) <= 1:
         path = next(iter(paths), ())
@@ -208,7 +214,7 @@ class _Run:
 
     def _holds_slot(self, step: int) -> bool:
         fetch = self._fetches[step]
-        return self._pipeline.counts_steps or (fetch is not None and not fetch.on_demand)
+        return self._pipeline.counts_steps or (fetch is not None and fetch.slot and not fetch.on_demand)
 
     def _issue(self) -> None:
         while self._next < len(self._work):

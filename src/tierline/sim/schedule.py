@@ -26,15 +26,19 @@ _BESIDE_DEPTH = 4
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Seconds of compute per FLOP (0 where not known) and of the port per byte; whether they take turns."""
+    """FLOP/s of compute (None where not known) and bytes/s of the port; whether they take turns."""
 
-    s_per_flop: float
-    s_per_byte: float
+    flop_per_s: float | None
+    port_bytes_per_s: float
     shared: bool
+
+    def compute_s(self, flop: float) -> float:
+        """Return the seconds of arithmetic, 0 where the rate is not known."""
+        return flop / self.flop_per_s if self.flop_per_s is not None else 0.0
 
     def work_s(self, flop: float, port_bytes: float) -> float:
         """Return how long a step works: arithmetic beside reads, or after them on shared memory."""
-        compute_s, port_s = flop * self.s_per_flop, port_bytes * self.s_per_byte
+        compute_s, port_s = self.compute_s(flop), port_bytes / self.port_bytes_per_s
         return compute_s + port_s if self.shared else max(compute_s, port_s)
 
 
@@ -155,7 +159,7 @@ class _Scheduler:
         depth = self._options.prefetch_depth or depth
         self._recent = deque(maxlen=depth - 1)
         slot_bytes = max(units.slot_bytes, self._kv_slot_bytes(passes))
-        staging = depth * slot_bytes
+        staging = depth * slot_bytes + units.riding_bytes
         if evicts(self._options, strategy):
             staging = staging if policy_name == "belady-bypass" else 0
             policy: Policy = self._evicting(policy_name, units, passes, capacity - staging)
@@ -210,7 +214,7 @@ class _Scheduler:
         if strategy != "tiered" or not best or best[-1].target != "compute":
             return None
         rate = min(self._options.link_rates.get(x.name, x.rate.value) for x in best)
-        port = 1 / self._rates.s_per_byte
+        port = self._rates.port_bytes_per_s
         others = sum(t.kv_read_bytes + t.kv_write_bytes + t.activation_bytes for t in last.turns)
         read = sum(u.footprint_bytes for u in units.main)
         local = max(0.0, (read + others) * port / (port + rate) - others)
@@ -247,7 +251,7 @@ class _Scheduler:
         return PassPlan(
             traversal,
             Pass(steps.names, steps.fetches, steps.work, steps.writes if any(steps.writes) else ()),
-            flop * self._rates.s_per_flop + traversal.draft_s,
+            self._rates.compute_s(flop) + traversal.draft_s,
             round(steps.port_bytes),
             self.fast.cache.used_bytes,
             self.fast.staging_bytes,
@@ -350,7 +354,8 @@ class _Scheduler:
             path = tuple(link.name for link in route)
             if self._options.decompress_bytes_per_s is not None and cause not in ("kv", "program"):
                 path = (*path, DECOMPRESS)
-            self._fetches[key] = Fetch(name, count, path, on_demand, cause=cause)
+            slot = count > self._units.tiny_bytes or cause == "kv"
+            self._fetches[key] = Fetch(name, count, path, on_demand, cause=cause, slot=slot)
         return self._fetches[key]
 
 

@@ -1,6 +1,5 @@
 """A plan executed in virtual time: `simulate(plan, options) -> SimResult`."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -31,6 +30,8 @@ class SimResult:
     strategy: Strategy
     policy: PolicyName | None
     schedule: Schedule
+    pipeline: Pipeline
+    rates: Rates
     timeline: Timeline
     phases: tuple[PhaseMeasure, ...]
     links: tuple[LinkMeasure, ...]
@@ -80,7 +81,21 @@ def simulate(plan: Plan, options: Options | None = None) -> SimResult:
     scheduled = schedule(asked, options, rates)
     pipeline = _pipeline(plan.machine, options, scheduled, rates)
     timeline = run(pipeline, [p.steps for p in scheduled.passes])
-    return _result(plan, options, scheduled, timeline, rates, [*notes, *scheduled.notes])
+    phases, links = measure(plan.machine, scheduled, timeline, rates)
+    chosen = scheduled.strategy not in ("resident", "host-stream")
+    return SimResult(
+        plan=plan,
+        options=options,
+        strategy=scheduled.strategy,
+        policy=scheduled.policy if chosen else None,
+        schedule=scheduled,
+        pipeline=pipeline,
+        rates=rates,
+        timeline=timeline,
+        phases=phases,
+        links=links,
+        notes=tuple(dict.fromkeys([*plan.machine.notes, *notes, *scheduled.notes])),
+    )
 
 
 def _resolve(plan: Plan, options: Options) -> Options:
@@ -109,7 +124,7 @@ def _rates(plan: Plan, options: Options) -> tuple[Rates, list[str]]:
     port = _known(plan.machine.fast.name, plan.machine.fast.rate, plan.machine, options)
     shared = plan.machine.shared_memory if options.dma_shared is None else options.dma_shared
     notes = [note] if note else []
-    return Rates(1 / compute.value if compute else 0.0, 1 / port, shared), notes
+    return Rates(compute.value if compute else None, port, shared), notes
 
 
 def _known(name: str, rate: Rate | None, machine: Machine, options: Options) -> float:
@@ -141,21 +156,3 @@ def _pipeline(machine: Machine, options: Options, scheduled: Schedule, rates: Ra
         links[DECOMPRESS] = LinkSpec(DECOMPRESS, options.decompress_bytes_per_s)
     depth = 1 if rates.shared else scheduled.prefetch_depth  # transfers and compute take turns
     return Pipeline(links, depth, scheduled.by_step, options.wrap)
-
-
-def _result(
-    plan: Plan, options: Options, scheduled: Schedule, timeline: Timeline, rates: Rates, notes: Sequence[str]
-) -> SimResult:
-    phases, links = measure(plan.machine, scheduled, timeline, rates)
-    chosen = scheduled.strategy not in ("resident", "host-stream")
-    return SimResult(
-        plan=plan,
-        options=options,
-        strategy=scheduled.strategy,
-        policy=scheduled.policy if chosen else None,
-        schedule=scheduled,
-        timeline=timeline,
-        phases=phases,
-        links=links,
-        notes=tuple(dict.fromkeys([*plan.machine.notes, *notes])),
-    )

@@ -1,0 +1,222 @@
+"""`tierline simulate`: the plan event by event in virtual time."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from tierline.cli import options
+from tierline.cli.options import scenario
+from tierline.errors import InputError
+from tierline.plan.build import plan_with
+from tierline.sim.kernel import Discipline
+from tierline.sim.options import (
+    DISCIPLINES,
+    GRANULARITIES,
+    INSTRUCTIONS,
+    POLICIES,
+    STRATEGIES,
+    THROUGH,
+    Granularity,
+    Instructions,
+    Options,
+    PolicyName,
+    Speculation,
+    Strategy,
+    Through,
+    one_of,
+)
+from tierline.trace import TraceEvent, chrome_trace
+from tierline.units import parse_bytes, parse_rate, parse_seconds
+
+StrategyOption = Annotated[
+    str, typer.Option(metavar="|".join(STRATEGIES), help="Where weights and KV live and how they are moved.")
+]
+CachePolicyOption = Annotated[
+    str | None,
+    typer.Option("--policy", metavar="|".join(POLICIES), help="What the fast tier keeps."),
+]
+CapacityOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BYTES", help="Fast memory for weights, staging included; what is left if not given."
+    ),
+]
+GranularityOption = Annotated[
+    str, typer.Option(metavar="|".join(GRANULARITIES), help="What is kept, evicted and fetched as a whole.")
+]
+TileOption = Annotated[str, typer.Option("--tile", metavar="BYTES", help="The largest tile.")]
+DepthOption = Annotated[
+    int | None, typer.Option(help="Staging slots; 1 is fetch on demand. The strategy's own if not given.")
+]
+WrapOption = Annotated[bool, typer.Option("--wrap/--no-wrap", help="Prefetch from one pass into the next.")]
+InFlightOption = Annotated[int, typer.Option(help="Requests outstanding on a link.")]
+DisciplineOption = Annotated[
+    str, typer.Option("--link-sharing", metavar="|".join(DISCIPLINES), help="How transfers share a link.")
+]
+MinimumOption = Annotated[
+    str, typer.Option("--minimum-transfer", metavar="BYTES", help="What a transfer costs at least.")
+]
+DecompressOption = Annotated[
+    str | None, typer.Option(metavar="RATE", help="Rate of a decompression stage behind the links.")
+]
+DmaOption = Annotated[
+    bool | None,
+    typer.Option("--dma-shared/--dma-separate", help="Transfers take turns with compute; the machine's own."),
+]
+ThroughOption = Annotated[
+    str, typer.Option(metavar="|".join(THROUGH), help="Streamed weights pass local memory or go past it.")
+]
+ProgramOption = Annotated[str, typer.Option("--program", metavar="BYTES", help="Instructions of a pass.")]
+InstructionsOption = Annotated[
+    str, typer.Option(metavar="|".join(INSTRUCTIONS), help="Loaded once, or streamed in every pass.")
+]
+PhaseOption = Annotated[list[str] | None, typer.Option("--phase", help="Only this phase; repeatable.")]
+PhaseStrategyOption = Annotated[
+    list[str] | None,
+    typer.Option("--phase-strategy", metavar="PHASE=STRATEGY", help="Another one for a phase; repeatable."),
+]
+SpeculateOption = Annotated[int, typer.Option(help="Draft tokens that each decode pass checks.")]
+AcceptOption = Annotated[float, typer.Option(help="Chance that a draft token is right.")]
+DraftTimeOption = Annotated[str, typer.Option(metavar="TIME", help="Compute time of one draft token.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the random policy.")]
+WarmOption = Annotated[bool, typer.Option("--warm", help="Start with what is kept already in place.")]
+WantOption = Annotated[float | None, typer.Option(help="tok/s for which to find the link rate.")]
+TraceOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write a trace that Perfetto and chrome://tracing open.")
+]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Draw the last pass and residency over time (png, svg, pdf)."),
+]
+
+
+def simulate(
+    model: options.ModelArgument,
+    on: options.OnOption = "this",
+    overrides: options.SetOption = None,
+    weights: options.WeightsOption = None,
+    kv: options.KvOption = "bf16",
+    activations: options.ActivationsOption = "bf16",
+    activation_policy: options.PolicyOption = "fused",
+    keep: options.KeepOption = None,
+    batch: options.BatchOption = 1,
+    prompt_tokens: options.PromptTokensOption = None,
+    new: options.NewOption = None,
+    context: options.ContextOption = None,
+    images: options.ImagesOption = None,
+    steps: options.StepsOption = None,
+    prefill_chunk: options.ChunkOption = None,
+    kv_block_tokens: options.BlockTokensOption = 1,
+    include: options.IncludeOption = "all",
+    hoist: options.HoistOption = True,
+    expert_shares: options.SharesOption = None,
+    strategy: StrategyOption = "auto",
+    policy: CachePolicyOption = None,
+    capacity: CapacityOption = None,
+    granularity: GranularityOption = "layer",
+    tile: TileOption = "1MiB",
+    prefetch_depth: DepthOption = None,
+    wrap: WrapOption = True,
+    reads_in_flight: InFlightOption = 1,
+    link_sharing: DisciplineOption = "fifo",
+    minimum_transfer: MinimumOption = "0B",
+    decompress: DecompressOption = None,
+    dma_shared: DmaOption = None,
+    through: ThroughOption = "local",
+    program: ProgramOption = "0B",
+    instructions: InstructionsOption = "loaded",
+    phase: PhaseOption = None,
+    phase_strategy: PhaseStrategyOption = None,
+    speculate: SpeculateOption = 0,
+    accept: AcceptOption = 0.0,
+    draft_time: DraftTimeOption = "0s",
+    seed: SeedOption = 0,
+    warm: WarmOption = False,
+    want: WantOption = None,
+    trace: TraceOption = None,
+    plot: PlotOption = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Execute the plan event by event in virtual time: what is fetched when, who waits for whom, how fast.
+
+    Example: tierline simulate smolvlm2-256m --on nexys-video --weights mxfp8:block=8 --strategy layer-swap
+    --phase decode --capacity 151MB --policy fifo
+    """
+    asked_for = Options(
+        strategy=cast("Strategy", one_of(strategy, STRATEGIES, "--strategy")),
+        policy=None if policy is None else cast("PolicyName", one_of(policy, POLICIES, "--policy")),
+        capacity_bytes=None if capacity is None else parse_bytes(capacity),
+        granularity=cast("Granularity", one_of(granularity, GRANULARITIES, "--granularity")),
+        tile_bytes=parse_bytes(tile),
+        prefetch_depth=prefetch_depth,
+        wrap=wrap,
+        reads_in_flight=reads_in_flight,
+        discipline=cast("Discipline", one_of(link_sharing, DISCIPLINES, "--link-sharing")),
+        minimum_bytes=parse_bytes(minimum_transfer),
+        decompress_bytes_per_s=None if decompress is None else parse_rate(decompress),
+        dma_shared=dma_shared,
+        through=cast("Through", one_of(through, THROUGH, "--through")),
+        instructions=cast("Instructions", one_of(instructions, INSTRUCTIONS, "--instructions")),
+        phases=tuple(phase or ()),
+        phase_strategies=dict(_phase_strategy(text) for text in phase_strategy or ()),
+        speculation=Speculation(speculate, accept, parse_seconds(draft_time)) if speculate else None,
+        seed=seed,
+        warm=warm,
+    )
+    program_bytes = parse_bytes(program)
+    if want is not None and not want > 0:
+        raise InputError(f"--want {want}: want more than 0 tok/s")
+    asked = scenario(
+        model,
+        on,
+        overrides=overrides,
+        weights=weights,
+        kv=kv,
+        activations=activations,
+        activation_policy=activation_policy,
+        keep=keep,
+        batch=batch,
+        prompt_tokens=prompt_tokens,
+        new=new,
+        context=context,
+        images=images,
+        steps=steps,
+        prefill_chunk=prefill_chunk,
+        kv_block_tokens=kv_block_tokens,
+        include=include,
+        hoist=hoist,
+        expert_shares=expert_shares,
+    )
+    from tierline.report.simulation import print_simulation, simulation_json
+    from tierline.sim.break_even import break_even
+    from tierline.sim.simulate import simulate as execute
+
+    planned = plan_with(
+        asked.model, asked.machine, asked.workload, asked.costing, program_bytes=program_bytes
+    )
+    result = execute(planned, asked_for)
+    points = break_even(result, want)
+    if trace is not None:
+        _write_trace(trace, result.events, f"{planned.model.name} on {planned.machine.name}")
+    if plot is not None:
+        from tierline.report.timeline import plot_simulation
+
+        plot_simulation(result, plot)
+    if as_json:
+        typer.echo(json.dumps(simulation_json(result, points), indent=2))
+    else:
+        print_simulation(result, points)
+
+
+def _phase_strategy(text: str) -> tuple[str, Strategy]:
+    name, equals, strategy = text.partition("=")
+    if not equals:
+        raise InputError(f"--phase-strategy {text[:40]!r}: write PHASE=STRATEGY, such as prefill=host-stream")
+    return name, cast("Strategy", one_of(strategy, STRATEGIES, "--phase-strategy"))
+
+
+def _write_trace(path: Path, events: Sequence[TraceEvent], process: str) -> None:
+    path.write_text(json.dumps(chrome_trace(events, process)), encoding="utf-8")

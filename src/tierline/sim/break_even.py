@@ -1,0 +1,106 @@
+"""Where a result would change: the link rate that makes streaming as good as resident, and others."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from tierline.errors import TierlineError
+from tierline.sim.demand import PassDemand
+from tierline.sim.pipeline import run
+from tierline.sim.schedule import PassPlan
+from tierline.sim.simulate import SimResult, simulate
+
+_LEAST_RATE, _MOST_RATE = 1.0, 1e15
+_PASSES = 4
+_WITHIN = 1.01
+_STEPS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class BreakEven:
+    """Answers about the main phase's last pass; None where no value does it or nothing is streamed.
+
+    `resident_rate_bytes_per_s` of `link` is the least at which streaming is within 1 % of everything resident
+    (in a fast tier large enough), `wanted_rate_bytes_per_s` the least for the tokens per second asked for.
+    `no_reload_capacity_bytes` is the least for weights at which nothing is fetched twice.
+    """
+
+    link: str | None
+    streaming: str
+    resident_pass_s: float
+    resident_rate_bytes_per_s: float | None
+    wanted_tokens_per_s: float | None
+    wanted_rate_bytes_per_s: float | None
+    no_reload_capacity_bytes: int
+
+
+def break_even(result: SimResult, wanted_tokens_per_s: float | None = None) -> BreakEven:
+    """Return the break-even points of a simulation, or where it streams nothing of streaming everything."""
+    streaming = _streaming(result)
+    capacity = result.schedule.distinct_bytes
+    resident_s = _resident_s(result)
+    if streaming is None:
+        return BreakEven(None, "", resident_s, None, wanted_tokens_per_s, None, capacity)
+    pipeline = streaming.pipeline
+    steps = _last(streaming).steps
+    paths = {name for f in steps.fetches if f is not None and f.cause != "rows" for name in f.path}
+    link = min(paths & set(pipeline.links), key=lambda name: pipeline.links[name].rate)
+
+    def pass_s(rate: float) -> float:
+        links = {**pipeline.links, link: replace(pipeline.links[link], rate=rate)}
+        ends = run(replace(pipeline, links=links), [steps] * _PASSES).ends
+        return float(ends[-1] - ends[-1 - len(steps.work)])
+
+    tokens = _last(streaming).demand.tokens
+    wanted = None
+    if wanted_tokens_per_s is not None and tokens:
+        wanted = _least(pass_s, tokens / wanted_tokens_per_s)
+    return BreakEven(
+        link,
+        streaming.strategy,
+        resident_s,
+        _least(pass_s, resident_s * _WITHIN),
+        wanted_tokens_per_s,
+        wanted,
+        capacity,
+    )
+
+
+def _streaming(result: SimResult) -> SimResult | None:
+    """Return the result itself if its last pass fetches, else that of streaming every weight."""
+    if any(f is not None and f.cause != "rows" for f in _last(result).steps.fetches):
+        return result
+    options = replace(
+        result.options, strategy="host-stream", phase_strategies={}, policy=None, phases=(result.main.name,)
+    )
+    try:
+        return simulate(result.plan, options)
+    except TierlineError:  # no other tier, or no room for the slots: there is no streaming to speak of
+        return None
+
+
+def _last(result: SimResult) -> PassPlan:
+    return [p for p in result.schedule.passes if p.demand.phase == result.main.name][-1]
+
+
+def _resident_s(result: SimResult) -> float:
+    """Return what the last pass takes with every byte in the fast tier."""
+    traversal: PassDemand = _last(result).demand
+    rates = result.rates
+    return traversal.draft_s + sum(
+        rates.work_s(
+            t.flop,
+            sum(r.traffic_bytes for r in t.reads) + t.kv_read_bytes + t.kv_write_bytes + t.activation_bytes,
+        )
+        for t in traversal.turns
+    )
+
+
+def _least(pass_s: Callable[[float], float], wanted_s: float) -> float | None:
+    """Return the least rate at which a pass takes no longer than `wanted_s`, by bisection."""
+    if pass_s(_MOST_RATE) > wanted_s:
+        return None
+    low, high = _LEAST_RATE, _MOST_RATE
+    for _ in range(_STEPS):
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if pass_s(middle) <= wanted_s else (middle, high)
+    return high
