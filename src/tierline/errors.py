@@ -9,6 +9,10 @@ class InputError(TierlineError):
     """A file, name or option that is not what it has to be: truncated, hostile, unknown, inconsistent."""
 
 
+class UnknownArchitectureError(InputError):
+    """A model of an architecture that whoever was asked to describe it does not know."""
+
+
 class BudgetError(TierlineError):
     """A memory budget that cannot work, or that a run would outgrow."""
 

@@ -11,7 +11,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 class Sourced:
     """A number in base units (bytes, bytes/s, seconds, FLOP/s, Hz, counts), how it is known, and from where.
 
-    `source` is a key of `data/sources.toml`, or for a user's own machine file any non-empty text.
+    `source` is a key of `data/sources/*.toml`, or for a user's own machine file any non-empty text.
     """
 
     value: float

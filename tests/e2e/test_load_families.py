@@ -37,7 +37,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("Phi3Config", {}),
     "gpt2": (
         "GPT2Config",
-        {"n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 128, "num_key_value_heads": 4},
+        {
+            "n_embd": 48,
+            "n_layer": 3,
+            "n_head": 4,
+            "n_positions": 128,
+            "num_key_value_heads": 4,
+            "intermediate_size": 192,
+        },
     ),
     "smollm3": ("SmolLM3Config", {}),
 }

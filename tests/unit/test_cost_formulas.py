@@ -148,13 +148,6 @@ def test_activation_policies_count_what_they_say() -> None:
     assert sum(activations.traffic_elements(a_block(), VALUES, "layer-io", one_row=True)) == rows * 20
 
 
-def test_live_elements_are_those_of_a_branch() -> None:
-    rows, scores = 2 * 3, 2 * 6 * 3 * 17
-    first, second = rows * (10 + 10 + 30 + 42 + 10), rows * (10 + 10 + 13 + 10)
-    assert activations.live_elements(a_block(), VALUES, scores=False) == [first, second]
-    assert max(activations.live_elements(a_block(), VALUES, scores=True)) >= first + scores
-
-
 def test_time_is_the_slowest_or_on_shared_memory_the_sum() -> None:
     loads = [Load("link:a", 3.0, "sustained"), Load("link:b", 5.0, "peak"), Load("compute", 2.0, "peak")]
     assert attainable(loads, shared_memory=False) == (5.0, loads[1])

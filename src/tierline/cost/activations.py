@@ -1,4 +1,4 @@
-"""Activations: what crosses the fast tier's port under a stated policy, and what must be held at once.
+"""Activations: what crosses the fast tier's port under a stated policy.
 
 Policies:
 - `none`: nothing is counted.
@@ -11,7 +11,6 @@ Policies:
   also writes and reads its scores, and again after the softmax.
 """
 
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 from tierline.cost.amount import Amount, Values
@@ -58,25 +57,6 @@ def score_elements(operation: Operation, values: Values) -> Amount:
     return operation.rows.evaluate(values) * keys * operation.attention.heads
 
 
-def live_elements(block: Block, values: Values, *, scores: bool) -> list[Amount]:
-    """Return, for each branch of the block, the elements that are live at its end.
-
-    A branch starts at a norm and holds its input rows (the residual) and every output made in it until the
-    next norm; element-wise work is done in place. This is an upper estimate: real runtimes free some of
-    these buffers sooner. `scores` adds the score matrix of attention kernels that write it out.
-    """
-    branches: list[Amount] = []
-    for branch in _branches(block.operations):
-        live = branch[0].rows.evaluate(values) * branch[0].in_features
-        for operation in branch:
-            if operation.kind != "elementwise":
-                live = live + operation.rows.evaluate(values) * operation.out_features
-            if scores:
-                live = live + score_elements(operation, values)
-        branches.append(live)
-    return branches
-
-
 def _materialised(operation: Operation, values: Values) -> Amount:
     widths = operation.in_features + operation.out_features
     moved = operation.rows.evaluate(values) * widths + 4 * score_elements(operation, values)
@@ -85,12 +65,3 @@ def _materialised(operation: Operation, values: Values) -> Amount:
         return moved
     kv_width = how.kv_heads * (how.head_dim + how.value_dim)  # cached keys and values count as KV traffic
     return moved + values["batch"] * how.keys.evaluate(values) * kv_width
-
-
-def _branches(operations: Sequence[Operation]) -> list[list[Operation]]:
-    branches: list[list[Operation]] = []
-    for operation in operations:
-        if operation.kind == "norm" or not branches:
-            branches.append([])
-        branches[-1].append(operation)
-    return branches

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tierline.formats.format import Format
+
 # An int, float or Fraction, or a numpy array of them: the formulas broadcast. No common type names them.
 # Arrays of int64 hold up to 9.2e18; workloads whose FLOP exceed that need arrays of float64.
 Amount = Any
@@ -26,3 +28,11 @@ def nearest(amount: Amount) -> Amount:
         return amount
     whole = (amount + 0.5) // 1
     return int(whole) if isinstance(whole, float) else whole
+
+
+def element_bytes(elements: Amount, number_format: Format) -> Amount:
+    """Return the bytes of a run of elements, rounded up: `elements * bits / 8`."""
+    if isinstance(elements, int) and not elements:
+        return 0
+    bits = number_format.bits_per_element
+    return -(-elements * bits.numerator // (8 * bits.denominator))

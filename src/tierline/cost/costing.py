@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from tierline.cost.activations import ActivationPolicy
+from tierline.cost.buffers import LEAN, BufferRules
 from tierline.formats.precision import Precision
 
 Scope = Literal["all", "layer-matrices"]
@@ -19,7 +20,8 @@ class Costing:
     or `layer-matrices` for the weight matrices and activations of the layers that attend and nothing else
     (what is occupied is not affected). `prefill_chunk` cuts a prompt into passes of at most that many rows.
     `average_decode` costs every decode pass at its own context instead of all at the last one.
-    `expert_shares` is how often each expert is visited, None for uniform routing.
+    `expert_shares` is how often each expert is visited, None for uniform routing. `buffers` says how the
+    runtime treats its activations, and `all_logits` that a prefill makes those of every position.
     """
 
     precision: Precision
@@ -30,3 +32,5 @@ class Costing:
     prefill_chunk: int | None = None
     average_decode: bool = False
     expert_shares: tuple[float, ...] | None = None
+    buffers: BufferRules = LEAN
+    all_logits: bool = False

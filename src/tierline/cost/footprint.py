@@ -1,15 +1,14 @@
 """What must be held at once: weights, KV cache and activations."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tierline.cost import activations, kv
-from tierline.cost.amount import Amount, larger
+from tierline.cost import kv
+from tierline.cost.amount import Amount, Values, element_bytes, larger
+from tierline.cost.buffers import BufferRules, layer_buffers
 from tierline.cost.costing import Costing
-from tierline.cost.operations import element_bytes
 from tierline.cost.passes import pass_groups
 from tierline.cost.weights import BlockWeights, ModelWeights
-from tierline.formats.format import Format
 from tierline.models.description import Model, Phase
 
 
@@ -68,27 +67,46 @@ def phase_values(phase: Phase, workload: Mapping[str, Amount]) -> dict[str, Amou
 def working_set_bytes(
     model: Model, weights: ModelWeights, workload: Mapping[str, Amount], costing: Costing
 ) -> Amount:
-    """Return the most activation bytes live at once over all phases that run: an upper estimate.
+    """Return the most activation bytes live at once over all phases that run, KV cache apart.
 
-    See `activations.live_elements`. Logits count in their own format. 0 under the policy `none`.
+    That of the layer with the most (see `buffers.layer_buffers`) and, for layers that attend, what is held
+    beside them throughout the pass: rotary tables and, with an eager kernel, the mask. The policy
+    `materialised` implies an eager kernel. Logits count in their own format. 0 under the policy `none`.
     """
     most: Amount = 0
     if costing.activation_policy == "none":
         return most
-    scores = costing.activation_policy == "materialised"
+    rules = costing.buffers
+    if costing.activation_policy == "materialised":
+        rules = replace(rules, kernel="eager")
     for phase in model.phases:
         passes = phase.passes.evaluate(workload)
         if isinstance(passes, int) and not passes:
             continue
+        kinds = [kind for kind, _ in weights.kinds(phase.components)]
+        rotary = rules.rotary and not any(t.kind == "positions" for k in kinds for t in k.block.tensors)
         for group in pass_groups(phase, workload, costing):
             values = group.values(workload)
-            for kind, _ in weights.kinds(phase.components):
-                number_format = _format(kind, costing)
-                for elements in activations.live_elements(kind.block, values, scores=scores):
-                    most = larger(most, element_bytes(elements, number_format))
+            for kind in kinds:
+                live = _live_bytes(kind, values, costing, replace(rules, rotary=rotary))
+                most = larger(most, live)
     return most
 
 
-def _format(kind: BlockWeights, costing: Costing) -> Format:
-    is_head = any(t.kind == "head" for t in kind.block.tensors)
-    return costing.precision.logits if is_head else costing.precision.activations
+def _live_bytes(kind: BlockWeights, values: Values, costing: Costing, rules: BufferRules) -> Amount:
+    """Return the peak of one layer with what its pass holds beside it."""
+    number_format = costing.precision.activations
+    alone = not kind.attends
+    if any(t.kind == "head" for t in kind.block.tensors):
+        number_format = costing.precision.logits
+    beside: Amount = 0
+    attends = [o for o in kind.block.operations if o.attention is not None and o.attention.cache == "append"]
+    if attends and rules.held:
+        how = attends[0].attention
+        assert how is not None  # noqa: S101 - chosen above
+        tables = 2 * values["tokens"] * how.head_dim if rules.rotary else 0
+        mask = (
+            values["batch"] * values["tokens"] * how.keys.evaluate(values) if rules.kernel == "eager" else 0
+        )
+        beside = element_bytes(tables + mask, number_format)
+    return layer_buffers(kind.block, values, number_format, rules, first_layer=alone).peak_bytes + beside

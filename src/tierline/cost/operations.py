@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 from tierline.cost import activations, flops, kv
-from tierline.cost.amount import Amount, Values
+from tierline.cost.amount import Amount, Values, element_bytes
 from tierline.cost.costing import Costing
 from tierline.cost.weights import BlockWeights, WeightRead
-from tierline.formats.format import Format
 from tierline.models.description import Operation, Phase
 
 
@@ -64,11 +63,3 @@ def operation_costs(
             )
         )
     return tuple(costs)
-
-
-def element_bytes(elements: Amount, number_format: Format) -> Amount:
-    """Return the bytes of a run of elements, rounded up: `elements * bits / 8`."""
-    if isinstance(elements, int) and not elements:
-        return 0
-    bits = number_format.bits_per_element
-    return -(-elements * bits.numerator // (8 * bits.denominator))

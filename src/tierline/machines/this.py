@@ -10,6 +10,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from tierline.cache import cache_folder
 from tierline.machines.measure import measure_disk, measure_memory
 from tierline.machines.memory import read_memory
 
@@ -118,8 +119,7 @@ def _processor() -> str:
 
 def _cache_folder() -> Path:
     """Return the user's cache directory for Tierline, or a temporary one where it cannot be made."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "tierline"
+    folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

@@ -1,5 +1,6 @@
 """Open a checkpoint by its header, whatever its file format."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from tierline.errors import InputError
@@ -28,17 +29,23 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def find_checkpoint(directory: Path) -> Path | None:
-    """Return the checkpoint in a model directory, None if there is none.
+    """Return the checkpoint in a model directory, None if there is none; raise InputError as below."""
+    name = choose_checkpoint([f.name for f in directory.iterdir() if f.is_file()], str(directory))
+    return None if name is None else directory / name
 
-    An index wins over a single file; several files without an index raise InputError.
+
+def choose_checkpoint(names: Collection[str], where: str) -> str | None:
+    """Return which of the file `names` is the checkpoint, None if none is.
+
+    An index wins over a single file; several files without an index raise InputError naming `where`.
     """
     for name in (INDEX_NAME, _SINGLE_NAME):
-        if (directory / name).is_file():
-            return directory / name
-    for pattern in ("*.safetensors.index.json", "*.safetensors", "*.gguf"):
-        found = sorted(directory.glob(pattern))
+        if name in names:
+            return name
+    for suffix in (".safetensors.index.json", ".safetensors", ".gguf"):
+        found = sorted(name for name in names if name.endswith(suffix))
         if len(found) > 1:
-            raise InputError(f"{directory}: holds {len(found)} {pattern} files: name the one that is meant")
+            raise InputError(f"{where}: holds {len(found)} *{suffix} files: name the one that is meant")
         if found:
             return found[0]
     return None

@@ -10,8 +10,10 @@ from tierline.models.families import FAMILIES, decoder_config
 from tierline.models.fields import Fields
 from tierline.models.pi0 import pi0_model
 
+# What describes the model of a parsed `config.json`, from its name, the config and where that is from.
+ConfigReader = Callable[[str, Fields, str], Model]
 # Models that are more than a decoder, by `model_type`.
-COMPOSED: Mapping[str, Callable[[str, Fields, str], Model]] = {
+COMPOSED: Mapping[str, ConfigReader] = {
     "smolvlm": smolvlm_model,
     "idefics3": smolvlm_model,
     "smolvla": smolvla_model,
@@ -27,8 +29,8 @@ def reads(fields: Fields) -> bool:
 def model_from_config(name: str, fields: Fields, source: str) -> Model:
     """Return the model that a parsed `config.json` describes, without torch.
 
-    Raises InputError for an architecture without a native reader, naming the nearest known ones, and for
-    fields that are missing or out of range.
+    Raises UnknownArchitectureError where there is no native reader, naming the nearest known ones, and
+    InputError for fields that are missing or out of range.
     """
     composed = COMPOSED.get(fields.text("model_type"))
     return composed(name, fields, source) if composed else decoder_model(name, decoder_config(fields), source)

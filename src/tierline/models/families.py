@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from tierline.errors import InputError
+from tierline.errors import UnknownArchitectureError
 from tierline.models.decoder_config import (
     AttentionSpec,
     DecoderConfig,
@@ -102,9 +102,9 @@ def _family(fields: Fields) -> Family:
     if name in FAMILIES:
         return FAMILIES[name]
     near = difflib.get_close_matches(name, FAMILIES, n=3, cutoff=0.3) or sorted(FAMILIES)[:3]
-    raise InputError(
-        f"{fields.where}: no native reader for model_type {name[:60]!r}; the nearest known are "
-        f"{', '.join(near)} (install the [run] extra to probe any architecture of transformers)"
+    raise UnknownArchitectureError(
+        f"{fields.where}: no native reader for the architecture {name[:60]!r}; the nearest known are "
+        f"{', '.join(near)}; `pip install tierline[run]` lets any model of transformers be probed"
     )
 
 

@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from tierline.errors import InputError
-from tierline.models.config_reader import model_from_config, reads
+from tierline.errors import InputError, UnknownArchitectureError
+from tierline.models.config_reader import ConfigReader, model_from_config, reads
 from tierline.models.description import Block, Component, Layer, Model, PlacedTensor, Tensor, TensorClass
 from tierline.models.fields import Fields
 from tierline.models.gguf_model import gguf_fields, gguf_renaming
@@ -15,35 +15,37 @@ from tierline.units import format_bytes
 Renaming = Callable[[str], str]  # a module's name pattern to the checkpoint's
 
 
-def model_from_checkpoint(name: str, checkpoint: Checkpoint, config: Fields | None) -> Model:
+def model_from_checkpoint(
+    name: str, checkpoint: Checkpoint, config: Fields | None, read: ConfigReader = model_from_config
+) -> Model:
     """Return the model that a checkpoint holds, its tensors stored in the formats that the file has.
 
     `config` is the parsed `config.json` beside a safetensors checkpoint, None if there is none; a GGUF file
-    brings its own. Where the architecture cannot be read natively, or the tensors of a GGUF file or of a
-    quantised checkpoint are not those of the modules, the footprint is still exact: one component of all
-    stored tensors, no phases, and `unknown` says why. Raises InputError where a `config.json` and the file
-    disagree.
+    brings its own. `read` describes the model of a `config.json`. Where it does not know the architecture,
+    or the tensors of a GGUF file, of a quantised checkpoint or of a probed model are not those of the
+    modules, the footprint is still exact: one component of all stored tensors, no phases, and `unknown`
+    says why. Raises InputError where a natively read `config.json` and the file disagree.
     """
-    fields = gguf_fields(checkpoint) if checkpoint.kind == "gguf" else config
+    gguf = checkpoint.kind == "gguf"
+    fields = gguf_fields(checkpoint) if gguf else config
     if fields is None:
         return footprint_only(name, checkpoint, "no config.json beside the weights says how they are used")
-    if not reads(fields):
-        family = fields.text("model_type")[:60]
-        return footprint_only(name, checkpoint, f"no native reader for the architecture {family!r}")
     try:
-        model = model_from_config(name, fields, str(checkpoint.path))
-        renaming = gguf_renaming(model) if checkpoint.kind == "gguf" else _prefix(model, checkpoint)
+        model = (model_from_config if gguf else read)(name, fields, str(checkpoint.path))
+        renaming = gguf_renaming(model) if gguf else _prefix(model, checkpoint)
         return _Matching(checkpoint, renaming).match(model)
+    except UnknownArchitectureError as error:
+        return footprint_only(name, checkpoint, str(error))
     except InputError as error:
-        if checkpoint.kind == "gguf":
-            return footprint_only(
-                name, checkpoint, f"the file is not laid out as its architecture is: {error}"
-            )
-        if "quantization_config" in fields.values:
-            return footprint_only(
-                name, checkpoint, f"a quantised checkpoint with tensors of its own: {error}"
-            )
-        raise
+        if gguf:
+            reason = "the file is not laid out as its architecture is"
+        elif "quantization_config" in fields.values:
+            reason = "a quantised checkpoint with tensors of its own"
+        elif not reads(fields):
+            reason = "what its configuration builds is not what the file holds"
+        else:
+            raise
+        return footprint_only(name, checkpoint, f"{reason}: {error}")
 
 
 @dataclass(slots=True)
@@ -122,7 +124,8 @@ def name_pattern(layer: Layer, relative: str) -> str:
 
 def _prefix(model: Model, checkpoint: Checkpoint) -> Renaming:
     """Return how this checkpoint's names begin: it may hold the base model alone, or a larger one."""
-    table = next(t for t in model.tensors() if t.tensor.kind == "embeddings")
+    tensors = list(model.tensors())
+    table = next((t for t in tensors if t.tensor.kind == "embeddings"), tensors[0])
     root = table.name.split(".")[0] + "."
     renamings: tuple[Renaming, ...] = (
         lambda name: name,

@@ -6,7 +6,8 @@ JSON are relative (https://github.com/huggingface/safetensors, format section of
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from tierline.errors import InputError
@@ -21,6 +22,7 @@ from tierline.models.stored import (
     element_count,
 )
 
+PREFIX_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 INDEX_NAME = "model.safetensors.index.json"
 # Unsigned integers go by the signed name of their width: they are packed data, of which only bytes count.
@@ -31,35 +33,46 @@ DTYPES: Mapping[str, tuple[str, int]] = {
     "U64": ("int64", 8), "U32": ("int32", 4), "U16": ("int16", 2), "U8": ("uint8", 1),
     "BOOL": ("bool", 1),
 }  # fmt: skip
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,200}\.safetensors")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,200}\.safetensors")
 
 
-def read_safetensors(path: Path) -> Checkpoint:
-    """Return what the header of one safetensors file says; raise InputError if it cannot be true."""
-    tensors, metadata = _read_file(path)
+@dataclass(frozen=True, slots=True)
+class RawHeader:
+    """The header of a safetensors file as it lies there: its JSON, and the length of the whole file."""
+
+    content: bytes
+    file_bytes: int
+
+
+Fetch = Callable[[Path], RawHeader]  # the header of one file, wherever that is
+
+
+def read_safetensors(path: Path, fetch: Fetch | None = None) -> Checkpoint:
+    """Return what the header of one safetensors file says; raise InputError if it cannot be true.
+
+    `fetch` gets the header where it is not in the file `path`.
+    """
+    tensors, metadata = _read_file(path, fetch or read_header)
     return Checkpoint("safetensors", path, tensors, metadata)
 
 
 def read_safetensors_index(path: Path) -> Checkpoint:
-    """Return what the shards that an index names hold; raise InputError for a shard or tensor amiss.
+    """Return what the shards that an index names hold; raise InputError for a shard or tensor amiss."""
+    return indexed_checkpoint(path, Fields(read_json(path), str(path)), read_header)
+
+
+def indexed_checkpoint(path: Path, index: Fields, fetch: Fetch) -> Checkpoint:
+    """Return what the shards of the parsed `index` at `path` hold; raise InputError as above.
 
     Only plain file names beside the index are followed. A tensor that a shard holds and the index does not
     list is left out, as loaders do.
     """
-    weight_map = Fields(read_json(path), str(path)).inner("weight_map").values
-    if len(weight_map) > MAX_TENSORS:
-        raise InputError(f"{path}: lists {len(weight_map):,} tensors, more than {MAX_TENSORS:,}")
     held: dict[str, dict[str, StoredTensor]] = {}
     metadata: dict[str, Scalar] = {}
     tensors = {}
-    for name, shard in weight_map.items():
-        if not isinstance(shard, str) or not _PLAIN_NAME.fullmatch(shard):
-            raise InputError(
-                f"{path}: {name[:120]!r} is said to be in {str(shard)[:120]!r}: want the plain name of a "
-                f".safetensors file in the same directory"
-            )
+    for name, shard in shards(path, index).items():
         if shard not in held:
-            held[shard], said = _read_file(path.parent / shard)
+            held[shard], said = _read_file(path.parent / shard, fetch)
             metadata |= said
         if name not in held[shard]:
             raise InputError(f"{path}: {name[:120]!r} is not in {shard}, where the index says it is")
@@ -67,36 +80,59 @@ def read_safetensors_index(path: Path) -> Checkpoint:
     return Checkpoint("safetensors", path, tensors, metadata)
 
 
-def _read_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Scalar]]:
+def shards(path: Path, index: Fields) -> dict[str, str]:
+    """Return the plain file name of the shard that each tensor is in, by the index at `path`."""
+    weight_map = index.inner("weight_map").values
+    if len(weight_map) > MAX_TENSORS:
+        raise InputError(f"{path}: lists {len(weight_map):,} tensors, more than {MAX_TENSORS:,}")
+    found = {}
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or not PLAIN_NAME.fullmatch(shard):
+            raise InputError(
+                f"{path}: {name[:120]!r} is said to be in {str(shard)[:120]!r}: want the plain name of a "
+                f".safetensors file in the same directory"
+            )
+        found[name] = shard
+    return found
+
+
+def _read_file(path: Path, fetch: Fetch) -> tuple[dict[str, StoredTensor], dict[str, Scalar]]:
     """Return the tensors and the text metadata of one file."""
-    header, data_start, file_bytes = _read_header(path)
+    raw = fetch(path)
+    header = parse_json(raw.content, f"{path}: header")
     said = header.pop("__metadata__", None)
     texts = said.items() if isinstance(said, dict) else ()
     metadata: dict[str, Scalar] = {k: v for k, v in texts if isinstance(v, str)}
     if len(header) > MAX_TENSORS:
         raise InputError(f"{path}: names {len(header):,} tensors, more than {MAX_TENSORS:,}")
-    tensors = {name: _tensor(name, entry, path, data_start) for name, entry in header.items()}
-    check_layout(tensors.values(), file_bytes, path)
+    start = PREFIX_BYTES + len(raw.content)
+    tensors = {name: _tensor(name, entry, path, start) for name, entry in header.items()}
+    check_layout(tensors.values(), raw.file_bytes, path)
     return tensors, metadata
 
 
-def _read_header(path: Path) -> tuple[dict[str, object], int, int]:
-    """Return the JSON of the header, where the data start, and the file's length in bytes."""
+def read_header(path: Path) -> RawHeader:
+    """Return the header of the file `path`; raise InputError where there is none."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
         with path.open("rb") as file:
             file_bytes = os.fstat(file.fileno()).st_size
-            length = int.from_bytes(file.read(8), "little")
-            if file_bytes < 8 or length > min(file_bytes - 8, MAX_HEADER_BYTES):
-                raise InputError(
-                    f"{path}: claims a header of {length:,} bytes in a file of {file_bytes:,} (at most "
-                    f"{MAX_HEADER_BYTES:,} are read): it is truncated or no safetensors file"
-                )
-            content = file.read(length)
+            length = header_bytes(file.read(PREFIX_BYTES), file_bytes, str(path))
+            return RawHeader(file.read(length), file_bytes)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    return parse_json(content, f"{path}: header"), 8 + length, file_bytes
+
+
+def header_bytes(prefix: bytes, file_bytes: int, where: str, limit_bytes: int = MAX_HEADER_BYTES) -> int:
+    """Return the header's length that the first 8 bytes give; raise InputError if it cannot be true."""
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) != PREFIX_BYTES or length > min(file_bytes - PREFIX_BYTES, limit_bytes):
+        raise InputError(
+            f"{where}: claims a header of {length:,} bytes in a file of {file_bytes:,} (at most "
+            f"{limit_bytes:,} are read): it is truncated or no safetensors file"
+        )
+    return length
 
 
 def _tensor(name: str, entry: object, path: Path, data_start: int) -> StoredTensor:

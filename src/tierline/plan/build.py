@@ -6,6 +6,7 @@ from itertools import chain
 from tierline.cost.activations import ActivationPolicy
 from tierline.cost.costing import Costing
 from tierline.cost.footprint import Footprint, kv_cache_bytes, working_set_bytes
+from tierline.cost.logits import with_all_logits
 from tierline.cost.weights import ModelWeights, weigh
 from tierline.formats.precision import Precision
 from tierline.machines.machine import Machine, Rate
@@ -69,6 +70,8 @@ def plan_with(
     eighth of the room. Raises InputError for a `keep` selector that the model has not.
     """
     precision = costing.precision
+    if costing.all_logits:
+        model = with_all_logits(model)
     if precision.keep:
         precision.check_selectors(selectors(model))
     weights = weigh(model, precision)

@@ -10,7 +10,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from tierline.errors import InputError, TierlineError
+from tierline.errors import InputError, TierlineError, UnknownArchitectureError
 from tierline.probe.limits import check_config, watched
 from tierline.probe.seams import installed, quiet, use_seams
 
@@ -54,7 +54,7 @@ def _filled(config: Mapping[str, object]) -> PretrainedConfig:
     if not isinstance(name, str) or name not in CONFIG_MAPPING:
         near = difflib.get_close_matches(str(name)[:80], CONFIG_MAPPING, n=3, cutoff=0.5)
         nearest = f"; the nearest known are {', '.join(near)}" if near else ""
-        raise InputError(
+        raise UnknownArchitectureError(
             f"transformers {transformers.__version__} has no architecture {str(name)[:60]!r}{nearest}"
         )
     given = {k: v for k, v in config.items() if k not in _DROPPED and k != "model_type" and k[:1] != "_"}

@@ -2,24 +2,17 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+from tierline.cache import cache_folder, read_cached, write_cached
 from tierline.errors import InputError
 from tierline.models.description import Model
 from tierline.models.serialize import FORMAT, model_from_json, model_to_json
 
 MAX_BYTES = 64 * 2**20
-
-
-def cache_folder() -> Path:
-    """Return `$XDG_CACHE_HOME/tierline`, or `~/.cache/tierline`."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(home) if Path(home).is_absolute() else Path.home() / ".cache") / "tierline"
 
 
 def cache_key(config: Mapping[str, object]) -> str:
@@ -45,25 +38,13 @@ def cached_probe(config: Mapping[str, object], name: str) -> Model:
     from tierline.probe.probe import probe_model
 
     model = probe_model(config, name)
-    _write(path, model_to_json(model))
+    write_cached(path, model_to_json(model).encode())
     return model
 
 
 def _read(path: Path) -> Model | None:
+    content = read_cached(path, MAX_BYTES)
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        return model_from_json(content.decode()) if len(content) <= MAX_BYTES else None
-    except (OSError, UnicodeDecodeError, InputError):
+        return None if content is None else model_from_json(content.decode())
+    except (UnicodeDecodeError, InputError):
         return None
-
-
-def _write(path: Path, text: str) -> None:
-    """Write under another name first, so that a reader never sees half a file."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False) as file:
-            file.write(text)
-        Path(file.name).replace(path)
-    except OSError:
-        return

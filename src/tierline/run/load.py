@@ -4,8 +4,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from tierline.run.engine import Engine, Room
 from tierline.run.source import open_source
 from tierline.units import parse_bytes
@@ -44,7 +42,7 @@ def load(
     resident: str | int | None = None,
     context: int = DEFAULT_CONTEXT,
     batch: int = 1,
-) -> PreTrainedModel:
+) -> Any:  # noqa: ANN401 - a class made of Streamed and the model's own, which has no name before
     """Return the model at `path` with its weights pinned and streamed within a budget.
 
     It is an instance of its transformers class: `.generate()` and calls work as ever. It also has `close()`
@@ -59,9 +57,9 @@ def load(
     except BaseException:
         engine.close()
         raise
-    model = engine.model
+    model: Any = engine.model
     model.__class__ = type(type(model).__name__, (Streamed, type(model)), {})
-    model._engine = engine  # type: ignore[assignment]  # noqa: SLF001 - Streamed declares it
+    model._engine = engine  # noqa: SLF001 - Streamed declares it
     return model
 
 
