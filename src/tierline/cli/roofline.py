@@ -1,0 +1,94 @@
+"""`tierline roofline`: operational intensity of every operation against every ceiling and link."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tierline.cli import options
+from tierline.cli.options import scenario
+from tierline.errors import InputError
+
+PhaseOption = Annotated[list[str] | None, typer.Option(help="Only this phase; repeatable.")]
+FormatsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FMT,...", help="Operands in each of these formats, in place of --weights and others."
+    ),
+]
+PlotOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write a log-log plot: .png, .svg or .pdf.")
+]
+MOST_FORMATS = 6
+
+
+def roofline(
+    model: options.ModelArgument,
+    on: options.OnOption = "this",
+    overrides: options.SetOption = None,
+    phase: PhaseOption = None,
+    formats: FormatsOption = None,
+    plot: PlotOption = None,
+    weights: options.WeightsOption = None,
+    kv: options.KvOption = "bf16",
+    activations: options.ActivationsOption = "bf16",
+    activation_policy: options.PolicyOption = "materialised",
+    keep: options.KeepOption = None,
+    batch: options.BatchOption = 1,
+    prompt_tokens: options.PromptTokensOption = None,
+    new: options.NewOption = None,
+    context: options.ContextOption = None,
+    images: options.ImagesOption = None,
+    steps: options.StepsOption = None,
+    include: options.IncludeOption = "all",
+    hoist: options.HoistOption = True,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Every operation's intensity, what it can attain over each link, and what binds it.
+
+    Example: tierline roofline smolvla --on alveo-u280 --formats int8,bf16 --phase vision --plot vision.png
+    """
+    asked = scenario(
+        model,
+        on,
+        overrides=overrides,
+        weights=weights,
+        kv=kv,
+        activations=activations,
+        activation_policy=activation_policy,
+        keep=keep,
+        batch=batch,
+        prompt_tokens=prompt_tokens,
+        new=new,
+        context=context,
+        images=images,
+        steps=steps,
+        include=include,
+        hoist=hoist,
+    )
+    from tierline.formats.precision import Precision
+    from tierline.report.roofline import build_roofline
+    from tierline.report.roofline_show import print_roofline, roofline_json
+
+    costings = [asked.costing]
+    if formats is not None:
+        names = formats.split(",")
+        if len(names) > MOST_FORMATS:
+            raise InputError(
+                f"--formats: {len(names)} formats are more than the {MOST_FORMATS} that a plot can show"
+            )
+        precisions = [
+            Precision.of(weights=n, kv=n, activations=n, keep=keep or ()) for n in dict.fromkeys(names)
+        ]
+        costings = [replace(asked.costing, precision=precision) for precision in precisions]
+    built = build_roofline(asked.model, asked.machine, asked.workload, costings, phase or ())
+    if plot is not None:
+        from tierline.report.roofline_plot import plot_roofline
+
+        plot_roofline(built, plot)
+    if as_json:
+        typer.echo(json.dumps(roofline_json(built), indent=2))
+        return
+    print_roofline(built)
