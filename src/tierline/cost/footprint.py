@@ -109,4 +109,7 @@ def _live_bytes(kind: BlockWeights, values: Values, costing: Costing, rules: Buf
             values["batch"] * values["tokens"] * how.keys.evaluate(values) if rules.kernel == "eager" else 0
         )
         beside = element_bytes(tables + mask, number_format)
-    return layer_buffers(kind.block, values, number_format, rules, first_layer=alone).peak_bytes + beside
+    made = layer_buffers(
+        kind.block, values, number_format, rules, kv_format=costing.precision.kv, first_layer=alone
+    )
+    return made.peak_bytes + beside
