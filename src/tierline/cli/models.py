@@ -13,7 +13,7 @@ from rich.text import Text
 from tierline.machines.sources import references
 from tierline.models.catalogue import catalogue_entry, catalogue_names
 from tierline.models.description import Component, Model
-from tierline.models.open import open_model
+from tierline.probe.open import open_any_model
 from tierline.report.tables import shown
 from tierline.units import format_count
 
@@ -25,7 +25,7 @@ def models(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            help="A catalogue name, config.json, model directory, .safetensors file or index, or .gguf file.",
+            help="A catalogue name, config.json, model directory, weights file or index, or a hub id.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
@@ -37,7 +37,7 @@ def models(
     if name is None:
         _show(_catalogue_json()) if as_json else _print([_catalogue_table()])
         return
-    model = open_model(name)
+    model = open_any_model(name)
     _show(model_summary(model)) if as_json else _print(_parts(model))
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +15,8 @@ from tierline.formats.precision import Precision
 from tierline.machines.load import load_machine
 from tierline.machines.machine import Machine
 from tierline.models.description import Model
-from tierline.models.open import open_model
 from tierline.models.workload import Workload
+from tierline.probe.open import open_any_model
 from tierline.units import MIB, format_bytes
 
 MOST_TOKENS = 10**9
@@ -24,7 +24,9 @@ _LARGEST_SHARES_BYTES = MIB
 
 ModelArgument = Annotated[
     str,
-    typer.Argument(metavar="MODEL", help="A catalogue name, a config.json, a model directory or file."),
+    typer.Argument(
+        metavar="MODEL", help="A catalogue name, a config.json, a model directory or file, or a hub id."
+    ),
 ]
 OnOption = Annotated[
     str, typer.Option("--on", metavar="MACHINE", help="A catalogue name, a TOML file, or `this`.")
@@ -55,6 +57,9 @@ ImagesOption = Annotated[
     int | None, typer.Option(help="Images; 1 if not given and the model has a vision part.")
 ]
 StepsOption = Annotated[int | None, typer.Option(help="Denoising steps; the model's own if not given.")]
+SourceTokensOption = Annotated[
+    int | None, typer.Option(help="Rows of a separate encoder; those of the prompt if not given.")
+]
 ChunkOption = Annotated[
     int | None, typer.Option("--prefill-chunk", help="Rows of the prompt per pass; all at once if not given.")
 ]
@@ -116,6 +121,7 @@ def scenario(
     context: int | None = None,
     images: int | None = None,
     steps: int | None = None,
+    source_tokens: int | None = None,
     prefill_chunk: int | None = None,
     average_decode: bool = False,
     kv_block_tokens: int = 1,
@@ -142,16 +148,25 @@ def scenario(
         expert_shares=None if expert_shares is None else _shares(expert_shares),
     )
     counts = {"batch": batch, "prompt_tokens": prompt_tokens, "new": new, "context": context}
-    asked = Workload.of(**_given(counts), images=images or 0, steps=steps or 0)
-    opened = open_model(model)
-    workload = Workload.of(
-        batch=batch,
-        prompt_tokens=asked.prompt_tokens,
-        new=asked.new,
-        images=(1 if opened.image_tokens else 0) if images is None else images,
-        steps=opened.default_steps if steps is None else steps,
-    )
+    counts |= {"images": images, "steps": steps, "source_tokens": source_tokens}
+    asked = Workload.of(**_given(counts))
+    opened = open_any_model(model)
+    workload = _filled(asked, opened, images=images, steps=steps, source_tokens=source_tokens)
     return Scenario(opened, load_machine(on, overrides or ()), workload, costing)
+
+
+def _filled(
+    asked: Workload, model: Model, *, images: int | None, steps: int | None, source_tokens: int | None
+) -> Workload:
+    """Return `asked` with what is not given as the model has it: one image if it sees, its own steps."""
+    phases = {phase.name for phase in model.phases}
+    sees, encodes = model.image_tokens > 0 or "vision" in phases, "encode" in phases
+    return replace(
+        asked,
+        images=int(sees) if images is None else images,
+        steps=model.default_steps if steps is None else steps,
+        source_tokens=asked.prompt_tokens * encodes if source_tokens is None else source_tokens,
+    )
 
 
 def _given(counts: dict[str, int | None]) -> dict[str, int]:
