@@ -133,7 +133,8 @@ def _parts(result: SimResult, points: BreakEven) -> "Iterator[RenderableType]":
     yield Text(shown(headline(result)), style="bold")
     yield Text(
         f"{counts.cold_loads:,} cold loads ({format_bytes(counts.cold_bytes)}), "
-        f"{counts.evictions:,} evictions, {counts.reloads:,} reloads ({format_bytes(counts.reload_bytes)}), {counts.hits:,} hits"
+        f"{counts.evictions:,} evictions, "
+        f"{counts.reloads:,} reloads ({format_bytes(counts.reload_bytes)}), {counts.hits:,} hits"
     )
     last = schedule.passes[-1]
     yield Text(

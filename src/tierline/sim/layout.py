@@ -14,7 +14,7 @@ from tierline.sim.options import Options, PolicyName
 from tierline.units import format_bytes
 
 LOCAL = " (local)"
-_TINY_SHARE = 16  # what is smaller than this part of a slot is not worth a slot
+_TINY_SHARE = 128  # what is smaller than this part of a slot is not worth one of its own
 _WHOLE_TENSORS = 2**62
 
 

@@ -17,7 +17,8 @@ class Fetch:
     """Bytes that cross the links of `path`, one after another, before compute may use them.
 
     A fetch `on_demand` is asked for when compute needs it (a page fault, the row of a token just made) and
-    takes no staging slot; nor does a small one with `slot` False, which is asked for in its turn. `requests` is in how many pieces, each of which pays every link's latency. `cause` says why it is needed.
+    takes no staging slot; nor does a small one with `slot` False, which is asked for in its turn. `requests`
+    is in how many pieces, each of which pays every link's latency. `cause` says why it is needed.
     """
 
     name: str
