@@ -9,8 +9,8 @@ import torch
 from tierline.run.matrix import Matrix, PinnedTile, StreamedTile
 from tierline.run.staging import Staging
 
-_LINK_SAMPLE_BYTES = 128 * 2**20
-_LINK_SAMPLE_S = 0.3
+_LINK_SAMPLE_S = 0.5
+_BURST_RINGS = 2
 _ROUNDS = 4
 
 
@@ -43,19 +43,25 @@ class Prediction:
 
 
 def measure_link(staging: Staging | None, tiles: int) -> float | None:
-    """Return the bytes/s of the disk read by the real schedule alone, None if all is pinned."""
+    """Return the bytes/s of the disk read by the real schedule alone, None if all is pinned.
+
+    What the ring holds at first is left out: it was read before the clock started, and a throttled disk
+    begins with a burst.
+    """
     if staging is None:
         return None
-    started_s, before = time.perf_counter(), staging.meter.read_bytes
     index = 0
+    started_s, before = time.perf_counter(), 0
+    settled = False
     while True:
         with staging.borrow(index):
             pass
         index = (index + 1) % tiles
-        done = staging.meter.read_bytes - before
-        elapsed_s = time.perf_counter() - started_s
-        if done >= _LINK_SAMPLE_BYTES or elapsed_s > _LINK_SAMPLE_S:
-            return done / elapsed_s
+        read_bytes, now_s = staging.meter.read_bytes, time.perf_counter()
+        if not settled and read_bytes >= _BURST_RINGS * staging.ring_bytes:
+            settled, started_s, before = True, now_s, read_bytes
+        elif settled and now_s - started_s > _LINK_SAMPLE_S:
+            return (read_bytes - before) / (now_s - started_s)
 
 
 def measure_matrices(matrices: Iterable[Matrix], dtype: torch.dtype) -> float:

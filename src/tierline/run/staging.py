@@ -56,6 +56,7 @@ class Staging:
         keep_events: bool = False,
     ) -> None:
         self._schedule, self._files, self._ring = schedule, files, ring
+        self.ring_bytes = len(ring)
         self._next = 0  # the schedule index that is handed out next
         self._places: deque[_Place] = deque()  # in schedule order: being read, read, or in use at the front
         self._head = self._tail = 0  # running byte counts: the ring holds [tail, head)
