@@ -22,6 +22,14 @@ _BYTES = {
     "TiB": TIB,
 }
 _SECONDS = {"s": Fraction(1), "ms": Fraction(1, 10**3), "us": Fraction(1, 10**6), "ns": Fraction(1, 10**9)}
+_JOULES = {
+    "J": Fraction(1),
+    "mJ": Fraction(1, 10**3),
+    "uJ": Fraction(1, 10**6),
+    "nJ": Fraction(1, 10**9),
+    "pJ": Fraction(1, 10**12),
+    "fJ": Fraction(1, 10**15),
+}
 _HERTZ = {"Hz": 1, "kHz": 10**3, "MHz": 10**6, "GHz": 10**9}
 _OPERATIONS = {
     prefix + unit: factor
@@ -54,6 +62,11 @@ def parse_rate(text: str) -> float:
 def parse_seconds(text: str) -> float:
     """Return the seconds that `text` names (`1.5us`); raise InputError otherwise."""
     return float(_parse(text, _SECONDS, "time", "1.5us"))
+
+
+def parse_energy(text: str) -> float:
+    """Return the joules that `text` names (`12.5pJ`); raise InputError otherwise."""
+    return float(_parse(text, _JOULES, "energy", "12.5pJ"))
 
 
 def parse_hertz(text: str) -> float:

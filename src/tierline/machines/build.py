@@ -36,7 +36,9 @@ def _tier(draft: Draft, name: str) -> Tier:
         raise InputError(f"{draft.name}: tier {name} has more bytes free than its capacity")
     peak, sustained = draft.numbers.get(f"{name}.peak"), draft.numbers.get(f"{name}.sustained")
     rate = _rate(draft, name, peak, sustained)
-    return Tier(name, capacity, rate, draft.numbers.get(f"{name}.latency"), free)
+    return Tier(
+        name, capacity, rate, draft.numbers.get(f"{name}.latency"), free, draft.numbers.get(f"{name}.energy")
+    )
 
 
 def _link(draft: Draft, name: str) -> Link:
@@ -61,7 +63,7 @@ def _link(draft: Draft, name: str) -> Link:
     rate = _rate(draft, name, peak, sustained)
     if rate is None:
         raise InputError(f"{draft.name}: link {name} has no rate; give peak, sustained or a type")
-    return Link(name, route.source, route.target, rate, latency)
+    return Link(name, route.source, route.target, rate, latency, draft.numbers.get(f"{name}.energy"))
 
 
 def _rate(draft: Draft, name: str, peak: Sourced | None, sustained: Sourced | None) -> Rate | None:
@@ -91,4 +93,4 @@ def _compute(draft: Draft, name: str) -> Compute:
         rate = _rate(draft, path, peak, sustained)
         if rate is not None:
             rates[fmt] = rate
-    return Compute(name, rates, count, clock)
+    return Compute(name, rates, count, clock, draft.numbers.get(f"{name}.energy"))

@@ -20,9 +20,9 @@ from tierline.sourced import Sourced
 
 COMPUTE_FORMATS = ("fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "fp6", "fp4", "int8", "int4")
 HOST = "host"
-_TIER_FIELDS = ("capacity", "free", "peak", "sustained", "latency")
-_LINK_FIELDS = ("peak", "sustained", "latency")
-_COMPUTE_FIELDS = ("count", "clock")
+_TIER_FIELDS = ("capacity", "free", "peak", "sustained", "latency", "energy")
+_LINK_FIELDS = ("peak", "sustained", "latency", "energy")
+_COMPUTE_FIELDS = ("count", "clock", "energy")
 _FORMAT_FIELDS = ("peak", "sustained", "ops_per_cycle")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _MOST_PARTS = 64

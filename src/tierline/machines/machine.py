@@ -37,7 +37,8 @@ class Rate:
 class Tier:
     """One memory. `rate` is what its port gives to the compute beside it; None if nothing computes from it.
 
-    `free_bytes` is what of the capacity can be used without pushing something else out, if known.
+    `free_bytes` is what of the capacity can be used without pushing something else out, `energy_j_per_byte`
+    what it costs to move a byte over the port, if known.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Tier:
     rate: Rate | None = None
     latency_s: Sourced | None = None
     free_bytes: Sourced | None = None
+    energy_j_per_byte: Sourced | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Link:
     target: str
     rate: Rate
     latency_s: Sourced | None = None
+    energy_j_per_byte: Sourced | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class Compute:
     flop_per_s: dict[str, Rate]
     count: Sourced | None = None
     clock_hz: Sourced | None = None
+    energy_j_per_flop: Sourced | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from tierline.sourced import KINDS, Kind, Sourced
 from tierline.units import (
     parse_bit_rate,
     parse_bytes,
+    parse_energy,
     parse_hertz,
     parse_operation_rate,
     parse_rate,
@@ -41,6 +42,7 @@ PARSERS: dict[str, Parser] = {
     "peak": parse_rate,
     "sustained": parse_rate,
     "latency": parse_seconds,
+    "energy": parse_energy,
     "count": parse_count,
     "clock": parse_hertz,
     "ops_per_cycle": parse_factor,
@@ -121,6 +123,7 @@ def _example(parser: Parser) -> str:
         parse_bytes: "512MiB",
         parse_rate: "1.6GB/s",
         parse_seconds: "2us",
+        parse_energy: "12.5pJ",
         parse_hertz: "100MHz",
     }
     return repr(examples.get(parser, "989TFLOP/s" if parser is parse_operation_rate else "8GT/s"))
