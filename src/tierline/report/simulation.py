@@ -45,6 +45,7 @@ def simulation_json(result: SimResult, points: BreakEven) -> Json:
         "overlap_fraction": main.overlap_fraction,
         "stall_s_per_pass": main.stall_s_per_pass,
         "stall_s": dict(main.stall_s),
+        "energy_j": result.energy_j,
         "phases": [_phase_json(phase) for phase in result.phases],
         "residency": _residency_json(result),
         "break_even": {
@@ -152,6 +153,8 @@ def _parts(result: SimResult, points: BreakEven) -> "Iterator[RenderableType]":
     first = result.time_to_first_token_s
     if first is not None:
         yield Text(f"time to first token {format_seconds(first)}, loading included")
+    if result.energy_j is not None:
+        yield Text(f"energy {result.energy_j:.3g} J")
     yield from (Text(shown(line)) for line in _points(points))
     yield from (Text(f"note: {shown(note)}", style="dim") for note in result.notes)
 

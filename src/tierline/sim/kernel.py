@@ -1,7 +1,6 @@
-"""Virtual time: events by (time, priority, sequence), and what works in it: links, staging slots, compute.
+"""Virtual time: events by (time, priority, sequence), and what works in it: links and staging slots.
 
-Numbers are only added, subtracted, multiplied, divided and compared, so that the same code that simulates
-in floats is exact on `fractions.Fraction`.
+Numbers are only added, subtracted, multiplied, divided and compared: exact on `fractions.Fraction`.
 """
 
 from collections import deque
@@ -90,12 +89,13 @@ class Link:
         self._present: list[tuple[Number, int, Number, Moved]] = []
         self._turn = 0
 
-    def request(self, traffic_bytes: int, moved: Moved, requests: int = 1) -> None:
+    def request(self, traffic_bytes: int, moved: Moved, requests: int = 1, *, urgent: bool = False) -> None:
         """Move bytes and call `moved(start, end)`, times of the transfer itself, when they have arrived.
 
-        `requests` is in how many pieces they are asked for, one after another: each pays the latency.
+        `requests` is in how many pieces they are asked for, one after another: each pays the latency. What is
+        `urgent` goes before all that waits.
         """
-        self._waiting.append((traffic_bytes, requests, moved))
+        (self._waiting.appendleft if urgent else self._waiting.append)((traffic_bytes, requests, moved))
         self._admit()
 
     def _admit(self) -> None:

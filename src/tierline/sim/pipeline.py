@@ -242,7 +242,7 @@ class _Run:
             self._transfers.append(Transfer(step, link.spec.name, start, end, fetch, write))
             self._send(step, fetch, leg + 1, then, write=write)
 
-        link.request(fetch.traffic_bytes, moved, fetch.requests)
+        link.request(fetch.traffic_bytes, moved, fetch.requests, urgent=fetch.on_demand)
 
     def _arrive(self, step: int) -> None:
         self._arrived[step] = True

@@ -15,7 +15,7 @@ from tierline.sim.fast_tier import FastTier, evicts
 from tierline.sim.layout import Homes, Units, beside, homes, pinned, used_units
 from tierline.sim.options import Options, PolicyName, Strategy
 from tierline.sim.pipeline import Fetch, Pass
-from tierline.units import KIB, format_bytes
+from tierline.units import GIB, KIB, format_bytes
 
 DECOMPRESS = "decompress"
 # What the kernel reads at once when a page that was reclaimed is touched: Linux's default read-ahead.
@@ -172,10 +172,26 @@ class _Scheduler:
         self._units = units
         note = self.fast.enter(policy, capacity, staging, last)
         self.notes += [note] if note else []
+        self.notes += self._sizing(strategy, kept, last)
         self._find_homes(kept, last, evicting=evicts(self._options, strategy))
         if self._options.warm:
             self.fast.preload(units)
         return depth
+
+    def _sizing(self, strategy: Strategy, kept: frozenset[str], last: PassDemand) -> list[str]:
+        """Say what the tier sizes of a tiered placement rest on, and how far other choices would move them."""
+        main, plan = self._units.main, self._demand.plan
+        if strategy != "tiered" or self._options.capacity_bytes is not None or not main:
+            return []
+        count = sum(u.name in kept for u in main)
+        if count == len(main):
+            return []
+        per_gib = GIB * len(main) / sum(u.footprint_bytes for u in main)
+        return [
+            f"{self.fast.tier.name} keeps {count} of {len(main)} units: sized from capacities alone, for a "
+            f"context of {last.context:,} and a reserve of {format_bytes(plan.footprint.runtime_bytes)}; every "
+            f"GiB of context or reserve more keeps {per_gib:.1f} fewer"
+        ]
 
     def _find_homes(self, kept: frozenset[str], last: PassDemand, *, evicting: bool) -> None:
         """Find where everything comes from; a machine without other tiers has in place what fits."""

@@ -61,6 +61,24 @@ class SimResult:
         names = [p.name for p in self.phases]
         return self.phases[names.index("decode")].start_s if "decode" in names and len(names) > 1 else None
 
+    @property
+    def energy_j(self) -> float | None:
+        """Joules of everything moved and computed; None where the machine does not say what each costs."""
+        machine = self.plan.machine
+        per_flop = next((c.energy_j_per_flop for c in machine.compute if c.energy_j_per_flop), None)
+        if per_flop is None:
+            return None
+        total = per_flop.value * sum(t.flop for p in self.schedule.passes for t in p.demand.turns)
+        for link in self.links:
+            if link.name == DECOMPRESS:
+                continue
+            is_port = link.name == machine.fast.name
+            per_byte = (machine.fast if is_port else machine.link(link.name)).energy_j_per_byte
+            if per_byte is None:
+                return None
+            total += per_byte.value * link.traffic_bytes
+        return total
+
     @cached_property
     def events(self) -> tuple[TraceEvent, ...]:
         """Everything that happened, as the engine reports it."""
