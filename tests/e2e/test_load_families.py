@@ -24,7 +24,7 @@ SHAPE: dict[str, Any] = {
     "initializer_range": 0.2,
     "bos_token_id": 1,
     "eos_token_id": 2,
-    "pad_token_id": 0,
+    "pad_token_id": 210,
 }
 # Family -> config class, and what it needs beyond SHAPE.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -111,6 +111,7 @@ def attach(
     rehearsal = Rehearsal()
     for name, module in matrix_modules(model):
         if isinstance(module, nn.Embedding):
+            module.padding_idx = None  # only gradients ask for it, and the handed-over table has fewer rows
             forward: LinearForward | EmbeddingForward = EmbeddingForward(name, tables, module, rehearsal)
         else:
             forward = LinearForward(name, matrices, module, rehearsal, rotary_heads.get(name, 0))
