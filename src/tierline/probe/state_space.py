@@ -7,6 +7,7 @@ Each module file has its own copies: `causal_conv1d_fn` and `_update`, `mamba2_c
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from tierline.probe.seams import replaced
 @contextmanager
 def scans_seen(model: nn.Module, observer: Observer) -> Iterator[None]:
     """Have the state-space functions that `model` calls tell `observer` instead of computing."""
-    stand_ins = _stand_ins(observer)
+    stand_ins = _StandIns(observer).by_name()
     homes = {type(module).__module__ for module in model.modules()}
     with ExitStack() as stack:
         for home in (sys.modules[name] for name in sorted(homes) if name in sys.modules):
@@ -29,13 +30,31 @@ def scans_seen(model: nn.Module, observer: Observer) -> Iterator[None]:
         yield
 
 
-def _stand_ins(observer: Observer) -> dict[str, Callable[..., Any]]:
+@dataclass(frozen=True, slots=True)
+class _StandIns:
+    """What is called in place of the state-space functions: shapes in, an observation, empty tensors out."""
+
+    observer: Observer
+
+    def by_name(self) -> dict[str, Callable[..., Any]]:
+        """Return them by the names under which transformers' modules import the originals."""
+        return {
+            "causal_conv1d_fn": self.convolve,
+            "causal_conv1d_update": self.update,
+            "mamba2_chunk_scan": self.chunk_scan,
+            "mamba2_selective_state_update": self.state_update,
+            "mamba_selective_scan": self.selective_scan,
+            "mamba_selective_state_update": self.selective_update,
+        }
+
     def convolve(
-        hidden: torch.Tensor, weight: torch.Tensor, bias: object = None, **_: object
+        self, hidden: torch.Tensor, weight: torch.Tensor, bias: object = None, **_: object
     ) -> torch.Tensor:
-        return observer.convolve_state(hidden, weight, bias)
+        """Stand for a causal convolution over a prompt."""
+        return self.observer.convolve_state(hidden, weight, bias)
 
     def update(
+        self,
         hidden: torch.Tensor,
         _state: object,
         weight: torch.Tensor,
@@ -43,19 +62,22 @@ def _stand_ins(observer: Observer) -> dict[str, Callable[..., Any]]:
         *_: object,
         **__: object,
     ) -> torch.Tensor:
-        return observer.convolve_state(hidden, weight, bias)
+        """Stand for a causal convolution of one token."""
+        return self.observer.convolve_state(hidden, weight, bias)
 
     def chunk_scan(
-        hidden: torch.Tensor, _dt: object, _a: object, b: torch.Tensor, *_: object, **options: object
+        self, hidden: torch.Tensor, _dt: object, _a: object, b: torch.Tensor, *_: object, **options: object
     ) -> Any:  # noqa: ANN401
+        """Stand for Mamba 2's scan over a prompt."""
         batch, rows, heads, width = hidden.shape
         groups, state = b.shape[-2:]
-        observer.scan(batch * rows, heads, width, state, groups)
+        self.observer.scan(batch * rows, heads, width, state, groups)
         out = torch.empty_like(hidden)
         final = hidden.new_empty((batch, heads, width, state))
         return (out, final) if options.get("return_final_states") else out
 
     def state_update(
+        self,
         _state: object,
         hidden: torch.Tensor,
         _dt: object,
@@ -64,21 +86,24 @@ def _stand_ins(observer: Observer) -> dict[str, Callable[..., Any]]:
         *_: object,
         **__: object,
     ) -> torch.Tensor:
+        """Stand for Mamba 2's step of one token."""
         heads, width = hidden.shape[-2:]
-        observer.scan(hidden.shape[0], heads, width, b.shape[-1], b.shape[-2])
+        self.observer.scan(hidden.shape[0], heads, width, b.shape[-1], b.shape[-2])
         return torch.empty_like(hidden)
 
     def selective_scan(
-        hidden: torch.Tensor, _dt: object, _a: object, b: torch.Tensor, *_: object, **options: object
+        self, hidden: torch.Tensor, _dt: object, _a: object, b: torch.Tensor, *_: object, **options: object
     ) -> Any:  # noqa: ANN401
+        """Stand for Mamba's scan over a prompt."""
         batch, width, rows = hidden.shape
         state = b.shape[-2]
-        observer.scan(batch * rows, 1, width, state, 1)
+        self.observer.scan(batch * rows, 1, width, state, 1)
         out = torch.empty_like(hidden)
         final = hidden.new_empty((batch, width, state))
         return (out, final) if options.get("return_last_state") else out
 
     def selective_update(
+        self,
         _state: object,
         hidden: torch.Tensor,
         _dt: object,
@@ -87,14 +112,6 @@ def _stand_ins(observer: Observer) -> dict[str, Callable[..., Any]]:
         *_: object,
         **__: object,
     ) -> torch.Tensor:
-        observer.scan(hidden.shape[0], 1, hidden.shape[-1], b.shape[-1], 1)
+        """Stand for Mamba's step of one token."""
+        self.observer.scan(hidden.shape[0], 1, hidden.shape[-1], b.shape[-1], 1)
         return torch.empty_like(hidden)
-
-    return {
-        "causal_conv1d_fn": convolve,
-        "causal_conv1d_update": update,
-        "mamba2_chunk_scan": chunk_scan,
-        "mamba2_selective_state_update": state_update,
-        "mamba_selective_scan": selective_scan,
-        "mamba_selective_state_update": selective_update,
-    }
