@@ -85,7 +85,10 @@ def plan_with(
     whole = frozenset(chain.from_iterable(orders.values()))
     stored = stored_layers(weights, unit_bytes)
     residency = reside(machine, stored, order, whole, capped, prefetch_depth=prefetch_depth)
-    if residency.strategy == "impossible" and unit_bytes is None:  # whole layers may be too large to stage
+    stageable = (
+        capped >= prefetch_depth * _SMALLEST_UNIT_BYTES
+    )  # else cutting millions of tiles helps nothing
+    if residency.strategy == "impossible" and unit_bytes is None and stageable:  # layers may be too large
         stored = stored_layers(
             weights, max(_SMALLEST_UNIT_BYTES, capped // (_STAGING_SHARE * prefetch_depth))
         )
