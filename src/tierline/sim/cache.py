@@ -98,7 +98,7 @@ class Lfu(_KeepsAll):
 
     def victim(self, resident: Mapping[Name, int], in_use: Set[Name]) -> Name | None:
         """Return the one with the fewest uses."""
-        return min((n for n in resident if n not in in_use), key=self._uses.__getitem__, default=None)
+        return min((n for n in resident if n not in in_use), key=lambda n: self._uses.get(n, 0), default=None)
 
 
 class RandomChoice(_KeepsAll, _IgnoresUses):
@@ -129,15 +129,15 @@ class Belady:
             self._next[i] = last.get(uses[i], never)
             last[uses[i]] = i
         self._now = -1
-        self._again: dict[Name, int] = {}
+        self._again = last  # before the first use, that is when it is
 
     def keeps(self, name: Name, footprint_bytes: int, resident: Mapping[Name, int], free_bytes: int) -> bool:
         """Keep everything, or with bypass only what is used again before what would leave for it."""
         if not self._bypass:
             return True
         again = self._again[name]
-        for other in sorted(resident, key=self._again.__getitem__, reverse=True):
-            if free_bytes >= footprint_bytes or self._again[other] <= again:
+        for other in sorted(resident, key=self._when, reverse=True):
+            if free_bytes >= footprint_bytes or self._when(other) <= again:
                 break
             free_bytes += resident[other]
         return free_bytes >= footprint_bytes and again < self._never
@@ -149,7 +149,10 @@ class Belady:
 
     def victim(self, resident: Mapping[Name, int], in_use: Set[Name]) -> Name | None:
         """Return the unit that is used again last."""
-        return max((n for n in resident if n not in in_use), key=self._again.__getitem__, default=None)
+        return max((n for n in resident if n not in in_use), key=self._when, default=None)
+
+    def _when(self, name: Name) -> int:
+        return self._again.get(name, self._never)
 
 
 class Pinned(_IgnoresUses):

@@ -179,7 +179,7 @@ class _Scheduler:
         return depth
 
     def _sizing(self, strategy: Strategy, kept: frozenset[str], last: PassDemand) -> list[str]:
-        """Say what the tier sizes of a tiered placement rest on, and how far other choices would move them."""
+        """Say what the sizes of a tiered placement rest on, and how far other choices would move them."""
         main, plan = self._units.main, self._demand.plan
         if strategy != "tiered" or self._options.capacity_bytes is not None or not main:
             return []
@@ -189,8 +189,8 @@ class _Scheduler:
         per_gib = GIB * len(main) / sum(u.footprint_bytes for u in main)
         return [
             f"{self.fast.tier.name} keeps {count} of {len(main)} units: sized from capacities alone, for a "
-            f"context of {last.context:,} and a reserve of {format_bytes(plan.footprint.runtime_bytes)}; every "
-            f"GiB of context or reserve more keeps {per_gib:.1f} fewer"
+            f"context of {last.context:,} and a reserve of {format_bytes(plan.footprint.runtime_bytes)}; "
+            f"every GiB of context or reserve more keeps {per_gib:.1f} fewer"
         ]
 
     def _find_homes(self, kept: frozenset[str], last: PassDemand, *, evicting: bool) -> None:
