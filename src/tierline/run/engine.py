@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tierline.errors import BudgetError, InputError
+from tierline.models.stored import StoredTensor
 from tierline.probe.order import execution_order
 from tierline.run.attach import attach, fixed_parameters, is_table, matrix_modules
 from tierline.run.budget import kv_token_bytes, weight_budget
@@ -27,6 +28,7 @@ from tierline.units import format_bytes
 
 PREFILL_CHUNK_TOKENS = 512
 _REHEARSED_STEPS = 8
+_REHEARSED_PIECE_BYTES = 2**21
 _SWITCH_INTERVAL_S = 5e-4  # a reader that has its bytes waits at most this long to ask for the next
 
 
@@ -114,14 +116,8 @@ class Engine:
         return rows + staging.settled_read_bytes(), staging.meter.stall_s
 
     def _planner(self, fixed_bytes: int) -> Planner:
-        modules = dict(matrix_modules(self.model))
-        order = [
-            self.source.stored(f"{name}.weight")
-            for name in self._order
-            if name in modules and not is_table(modules[name])
-        ]
-        tables = [self.source.stored(f"{name}.weight") for name, m in modules.items() if is_table(m)]
-        return Planner(order, tables, self._files, self._kernels, fixed_bytes)
+        tables = [self.source.stored(f"{n}.weight") for n, m in matrix_modules(self.model) if is_table(m)]
+        return Planner(self._matrix_order(), tables, self._files, self._kernels, fixed_bytes)
 
     def _load_fixed(self) -> int:
         """Read the small tensors (norms, biases) into the model; return the bytes they take."""
@@ -174,11 +170,27 @@ class Engine:
                     min_new_tokens=_REHEARSED_STEPS + 1,
                     do_sample=False,
                 )
+                self._rehearse_products(ids.numel())
         finally:
             self._rehearsal.on = False
             hook.remove()
         steps = sorted(b - a for a, b in pairwise(arrived))
         return steps[len(steps) // 2], peak_resident_bytes()
+
+    def _rehearse_products(self, rows: int) -> None:
+        """Multiply a blank piece of each kind of matrix: libraries keep buffers from a first wide product."""
+        kinds = {(t.format, t.shape): t for t in self._matrix_order()}
+        for stored in kinds.values():
+            row_bytes = stored.footprint_bytes // stored.shape[0]
+            count = max(1, min(stored.shape[0], _REHEARSED_PIECE_BYTES // row_bytes))
+            x = torch.zeros(rows, stored.shape[1], dtype=self._kernels.compute)
+            self._kernels.of(stored.format).matmul(x, memoryview(bytearray(count * row_bytes)), count)
+
+    def _matrix_order(self) -> list[StoredTensor]:
+        """Return the matrices that a decode step multiplies with, in its order."""
+        modules = dict(matrix_modules(self.model))
+        used = (name for name in self._order if name in modules and not is_table(modules[name]))
+        return [self.source.stored(f"{name}.weight") for name in used]
 
     def _hand_over(self, weights: Weights) -> None:
         """Give every matrix module its stored matrix, and long prompts their chunks."""
