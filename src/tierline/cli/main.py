@@ -14,6 +14,7 @@ VERBS = {
     "simulate": "Execute the plan event by event in virtual time: streaming, caches, who waits for whom.",
     "run": "Run a model for real, its weights streamed from disk under a memory budget.",
     "roofline": "The intensity of every operation against every ceiling and link; --plot FILE.",
+    "derive": "The derivation of a plan, formula by formula with its numbers, as Markdown.",
     "audit": "Check published figures: derive each one, say what holds, what is wrong and why.",
     "models": "List the models that Tierline knows by name, or show one.",
     "machines": "List the machines that Tierline knows by name, or show one.",

@@ -17,8 +17,7 @@ from tierline.machines.machine import Machine, Rate
 from tierline.models.description import Model, Phase
 from tierline.models.workload import Workload
 from tierline.plan.build import compute_rate
-
-_SHORTEST_NAME = 6
+from tierline.report.names import joined, short
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +176,7 @@ def _points(
                 yield OperationPoint(
                     phase=phase.name,
                     component=component,
-                    name=cost.operation.name or _short(first[id(kind)]),
+                    name=cost.operation.name or short(first[id(kind)]),
                     operands="",
                     layers=layers,
                     passes=1 if cost.once else group.passes,
@@ -190,12 +189,6 @@ def _points(
                 )
 
 
-def _short(module: str) -> str:
-    """Return the end of a module's path that tells what it is."""
-    parts = module.split(".")
-    return ".".join(parts[-2:] if len(parts[-1]) < _SHORTEST_NAME else parts[-1:])
-
-
 def _placed(point: OperationPoint, roofs: Sequence[Roof], ceiling: Ceiling) -> OperationPoint:
     reach = tuple(_over(point, roof, ceiling) for roof in roofs)
     return replace(point, operands=ceiling.operands, reach=reach)
@@ -206,17 +199,7 @@ def alike(points: Sequence[OperationPoint]) -> list[tuple[str, OperationPoint]]:
     names: dict[OperationPoint, list[str]] = {}
     for point in points:
         names.setdefault(replace(point, name=""), []).append(point.name)
-    return [(_joined(called), replace(key, name=called[0])) for key, called in names.items()]
-
-
-def _joined(names: Sequence[str]) -> str:
-    """Return names with the path that they share written once: `self_attn.q_proj, k_proj`."""
-    paths = [name.rpartition(".")[0] for name in names]
-    rest = [
-        name.removeprefix(f"{path}.") if path and path == before else name
-        for name, path, before in zip(names[1:], paths[1:], paths, strict=False)
-    ]
-    return ", ".join([*names[:1], *rest])
+    return [(joined(called), replace(key, name=called[0])) for key, called in names.items()]
 
 
 def _merged(points: Iterable[OperationPoint]) -> list[OperationPoint]:
