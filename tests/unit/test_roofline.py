@@ -161,6 +161,17 @@ def test_json_and_ridge_points(capsys: pytest.CaptureFixture[str]) -> None:
     assert document["compute"][1]["peak_flop_per_s"] is None
 
 
+def test_every_compute_peak_of_the_machine_has_its_ridge_points(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["roofline", "llama-3.2-1b", "--on", "rtx-3090", "--weights", "bf16", "--json"])
+    document = json.loads(capsys.readouterr().out)
+    rates = {c["format"]: c["peak_flop_per_s"] for c in document["compute"]}
+    assert set(rates) >= {"bf16", "fp16", "fp32"}
+    vram = document["links"][0]
+    ridges = {r["format"]: r["peak_flop_per_byte"] for r in vram["ridge_points"]}
+    assert ridges == {name: rate / vram["peak_bytes_per_s"] for name, rate in rates.items()}
+
+
 def test_the_table_names_what_binds(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["roofline", "llama-3.2-1b", "--on", "rtx-3090", "--weights", "bf16"])

@@ -96,7 +96,10 @@ class ComponentTotal:
 
 @dataclass(frozen=True, slots=True)
 class Roofline:
-    """Roofs, ceilings, totals, and operations in execution order, of a model on a machine."""
+    """Roofs, ceilings, totals, and operations in execution order, of a model on a machine.
+
+    `ceilings` are those of the costings, `peaks` of every format that the machine has a rate for.
+    """
 
     model: Model
     machine: Machine
@@ -104,6 +107,7 @@ class Roofline:
     costings: tuple[Costing, ...]
     roofs: tuple[Roof, ...]
     ceilings: tuple[Ceiling, ...]
+    peaks: tuple[Ceiling, ...]
     operations: tuple[OperationPoint, ...]
     components: tuple[ComponentTotal, ...]
 
@@ -125,7 +129,9 @@ def build_roofline(
         Roof(machine.fast.name, machine.fast.rate, is_port=True),
         *(Roof(link.name, link.rate, is_port=False) for link in machine.links),
     )
-    ceilings = tuple(_ceiling(machine, costing) for costing in costings)
+    ceilings = tuple(_ceiling(machine, costing.precision.activations.name) for costing in costings)
+    named = dict.fromkeys(name for unit in machine.compute for name in unit.flop_per_s)
+    peaks = tuple(_ceiling(machine, name) for name in named)
     points: list[OperationPoint] = []
     for costing, ceiling in zip(costings, ceilings, strict=True):
         weights = weigh(model, costing.precision)
@@ -139,7 +145,7 @@ def build_roofline(
             f"the workload makes no pass of {', '.join(p.name for p in chosen)}: give --images or --new"
         )
     totals = tuple(_totals(points, roofs[0], ceilings))
-    return Roofline(model, machine, workload, tuple(costings), roofs, ceilings, tuple(points), totals)
+    return Roofline(model, machine, workload, tuple(costings), roofs, ceilings, peaks, tuple(points), totals)
 
 
 def _phases(model: Model, names: Sequence[str]) -> tuple[Phase, ...]:
@@ -152,8 +158,7 @@ def _phases(model: Model, names: Sequence[str]) -> tuple[Phase, ...]:
     return tuple(phase for phase in model.phases if not names or phase.name in names)
 
 
-def _ceiling(machine: Machine, costing: Costing) -> Ceiling:
-    operands = costing.precision.activations.name
+def _ceiling(machine: Machine, operands: str) -> Ceiling:
     rate, note = compute_rate(machine, operands)
     return Ceiling(operands, rate, note)
 

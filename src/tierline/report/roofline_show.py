@@ -23,8 +23,8 @@ def roofline_json(roofline: Roofline) -> dict[str, Any]:
         "machine": roofline.machine.name,
         "workload": workload_json(roofline.workload),
         "precisions": [precision_json(costing) for costing in roofline.costings],
-        "compute": [_ceiling_json(ceiling) for ceiling in roofline.ceilings],
-        "links": [_roof_json(roof, roofline.ceilings) for roof in roofline.roofs],
+        "compute": [_ceiling_json(ceiling) for ceiling in _all_ceilings(roofline)],
+        "links": [_roof_json(roof, _all_ceilings(roofline)) for roof in roofline.roofs],
         "operations": [_point_json(point) for point in roofline.operations],
         "components": [
             {
@@ -134,16 +134,23 @@ def _parts(roofline: Roofline) -> Iterator[RenderableType]:
 
 
 def _roof_table(roofline: Roofline) -> Table:
-    table = _table("link", "peak", "sustained")
-    for ceiling in roofline.ceilings:
-        peak = _rates(ceiling.rate)[0] or _rates(ceiling.rate)[1]
-        rate = f"{format_count(peak)}FLOP/s" if peak else "unknown"
-        table.add_column(f"ridge points, {ceiling.operands} at {rate}", justify="right", overflow="fold")
+    """Return the rates of links and compute, and their ridge points: with peaks / with sustained rates."""
+    table = _table("ridge points", "compute")
     for roof in roofline.roofs:
-        cells = [format_rate(rate) if rate else "-" for rate in _rates(roof.rate)]
-        ridges = [ridge_points(ceiling, roof) for ceiling in roofline.ceilings]
-        _row(table, roof.name, *cells, *(" / ".join(_figure(ridge) for ridge in pair) for pair in ridges))
+        peak, sustained = (format_rate(rate) if rate else "-" for rate in _rates(roof.rate))
+        table.add_column(f"{roof.name} {peak} / {sustained}", justify="right", overflow="fold")
+    for ceiling in _all_ceilings(roofline):
+        rates = [f"{format_count(rate)}FLOP/s" if rate else "-" for rate in _rates(ceiling.rate)]
+        ridges = [ridge_points(ceiling, roof) for roof in roofline.roofs]
+        cells = (" / ".join(_figure(ridge) for ridge in pair) for pair in ridges)
+        _row(table, ceiling.operands, " / ".join(rates), *cells)
     return table
+
+
+def _all_ceilings(roofline: Roofline) -> tuple[Ceiling, ...]:
+    """Return the ceilings of the operations and then those of the machine's other formats."""
+    used = {ceiling.operands for ceiling in roofline.ceilings}
+    return (*roofline.ceilings, *(peak for peak in roofline.peaks if peak.operands not in used))
 
 
 def _operation_table(roofline: Roofline) -> Table:
