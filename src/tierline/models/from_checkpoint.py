@@ -119,7 +119,7 @@ def name_pattern(layer: Layer, relative: str) -> str:
     """Return a tensor's full name with `{i}` for the layer's index."""
     numbered = layer.name.endswith(f".{layer.index}")
     path = f"{layer.name.rpartition('.')[0]}.{{i}}" if numbered else layer.name
-    return f"{path}.{relative}"
+    return f"{path}.{relative}" if path else relative  # the model itself may hold a tensor (CLIP's scale)
 
 
 def _prefix(model: Model, checkpoint: Checkpoint) -> Renaming:
