@@ -21,7 +21,9 @@ def parse_format(text: str) -> Format:
     GGUF names mean block types here (`q8_0`); for llama.cpp's mixes, which choose per tensor, see
     `parse_weights`. Raises InputError for an unknown name or option, with what there is.
     """
-    name, _, written = text.partition(":")
+    name, colon, written = text.partition(":")
+    if colon and not written:
+        raise InputError(f"format {text[:_LONGEST_NAME]!r}: no option follows the colon")
     name = ALIASES.get(name, name)
     options = Options(text, written)
     if name in ggml_blocks():
