@@ -328,7 +328,7 @@ def test_reloads_end_exactly_where_break_even_says() -> None:
 def test_unknown_things_are_said_not_guessed() -> None:
     with pytest.raises(InputError, match="vision"):
         simulate(planned(), Options(phases=("vision",)))
-    with pytest.raises(InputError, match="3,000,000"):
+    with pytest.raises(InputError, match="1,000,000"):
         simulate(planned(new=10**8), Options(phases=DECODE))
     plan = planned()
     machine = plan.machine

@@ -148,8 +148,7 @@ def _parts(result: SimResult, points: BreakEven) -> "Iterator[RenderableType]":
     yield _link_table(result)
     for phase in result.phases:
         for cause, seconds in phase.stall_s.items():
-            per_pass = seconds / len(phase.pass_times_s)
-            yield Text(shown(f"{phase.name}: waits {format_seconds(per_pass)} a pass for {cause}"))
+            yield Text(shown(f"{phase.name}: waits {format_seconds(seconds)} in all for {cause}"))
     first = result.time_to_first_token_s
     if first is not None:
         yield Text(f"time to first token {format_seconds(first)}, loading included")

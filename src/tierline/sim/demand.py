@@ -15,7 +15,7 @@ from tierline.models.extent import Extent
 from tierline.plan.plan import Plan
 from tierline.sim.options import Speculation
 
-_MOST_STEPS = 3_000_000
+_MOST_STEPS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def demand(plan: Plan, names: Sequence[str], speculation: Speculation | None) ->
     """Return what the phases called `names` (all if empty) ask for, pass by pass.
 
     Decode passes each have their own context. Raises InputError for a phase that the plan lacks, and where
-    there would be more than 3,000,000 steps.
+    there would be more than 1,000,000 steps.
     """
     planned = [p.name for p in plan.phases]
     for name in names:

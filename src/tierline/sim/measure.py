@@ -27,8 +27,10 @@ class LinkMeasure:
 class PhaseMeasure:
     """One phase: it begins at `start_s`, and pass i ends `pass_times_s[i]` after the pass before.
 
-    `overlap_fraction` is the part of the time in which links fetch that compute works too, None where nothing
-    is fetched. `stall_s` is how long compute waited, by cause.
+    Busy fractions, links and `stall_s` (how long compute waited, by cause) are of the whole phase. What is
+    steady leaves out the first pass, which loads, where there are more: `tokens_per_s_steady`, `bound`,
+    `stall_s_per_pass` and `overlap_fraction`, the part of the time in which links fetch that compute works too
+    (None where nothing is fetched).
     """
 
     name: str
@@ -41,12 +43,8 @@ class PhaseMeasure:
     links: tuple[LinkMeasure, ...]
     overlap_fraction: float | None
     stall_s: dict[str, float]
+    stall_s_per_pass: float
     tokens_per_s_steady: float | None
-
-    @property
-    def stall_s_per_pass(self) -> float:
-        """Seconds that compute waits in a pass, on average."""
-        return sum(self.stall_s.values()) / len(self.pass_times_s)
 
     def percentile_s(self, fraction: float) -> float:
         """Return the time within which `fraction` of the passes end (nearest rank)."""
@@ -69,12 +67,11 @@ def measure(
     machine: Machine, schedule: Schedule, timeline: Timeline, rates: Rates
 ) -> tuple[tuple[PhaseMeasure, ...], tuple[LinkMeasure, ...]]:
     """Return what each phase took, and every link over all of them (the fast tier's port first)."""
-    port = machine.fast.name
     spans = list(_spans(schedule.passes, timeline))
     phases = tuple(_phase(span, timeline, rates, machine) for span in spans)
     total = timeline.ends[-1]
     whole = _Span(schedule.passes, 0, len(timeline.ends), 0.0, total)
-    return phases, tuple(_links(whole, timeline.transfers, rates, machine, port))
+    return phases, tuple(_links(whole, timeline.transfers, rates, machine))
 
 
 def _spans(passes: Sequence[PassPlan], timeline: Timeline) -> Iterator[_Span]:
@@ -98,31 +95,36 @@ def _phase(span: _Span, timeline: Timeline, rates: Rates, machine: Machine) -> P
         ends.append(timeline.ends[position - 1])
     times = tuple(b - a for a, b in zip([span.start, *ends[:-1]], ends, strict=True))
     moved = [t for t in timeline.transfers if span.first <= t.step < span.last]
-    links = tuple(_links(span, moved, rates, machine, machine.fast.name))
+    steady = span
+    if len(ends) > 1:
+        after = span.first + len(span.passes[0].steps.work)
+        steady = _Span(span.passes[1:], after, span.last, ends[0], span.end)
+    steadily = [t for t in moved if t.step >= steady.first]
+    busy = {"compute": sum(p.compute_s for p in steady.passes)}
+    busy |= {f"link:{x.name}": x.busy_s for x in _links(steady, steadily, rates, machine)}
+    duration, steady_s = span.end - span.start, steady.end - steady.start
+    made = sum(p.demand.tokens for p in steady.passes)
     compute_s = sum(p.compute_s for p in span.passes)
-    duration = span.end - span.start
-    busy = {"compute": compute_s} | {f"link:{x.name}": x.busy_s for x in links}
-    made = [p.demand.tokens for p in span.passes]
-    later = ends[-1] - ends[0] if len(ends) > 1 else duration
-    counted = sum(made[1:]) if len(ends) > 1 else sum(made)
     return PhaseMeasure(
         name=span.passes[0].demand.phase,
         start_s=span.start,
         time_s=duration,
-        tokens=sum(made),
+        tokens=sum(p.demand.tokens for p in span.passes),
         pass_times_s=times,
         bound=max(busy, key=busy.__getitem__),
         compute_busy_fraction=compute_s / duration if duration else 0.0,
-        links=links,
-        overlap_fraction=_overlap(span, timeline, moved),
+        links=tuple(_links(span, moved, rates, machine)),
+        overlap_fraction=_overlap(steady, timeline, steadily),
         stall_s=_stalls(span, timeline),
-        tokens_per_s_steady=counted / later if counted and later else None,
+        stall_s_per_pass=sum(_stalls(steady, timeline).values()) / len(steady.passes),
+        tokens_per_s_steady=made / steady_s if made and steady_s else None,
     )
 
 
 def _links(
-    span: _Span, transfers: Iterable[Transfer], rates: Rates, machine: Machine, port: str
+    span: _Span, transfers: Iterable[Transfer], rates: Rates, machine: Machine
 ) -> Iterator[LinkMeasure]:
+    port = machine.fast.name
     duration = span.end - span.start
     port_bytes = sum(p.port_bytes for p in span.passes)
     yield _link(port, port_bytes, port_bytes / rates.port_bytes_per_s, duration, rates.port_bytes_per_s)
