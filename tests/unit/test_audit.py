@@ -97,6 +97,16 @@ def test_planted_mistakes_are_named(tmp_path: Path, claim: str, verdict: str, wo
     assert words in finding.diagnosis
 
 
+def test_two_mistakes_together_are_named(tmp_path: Path) -> None:
+    wide = 4 * 8192 * TOKEN * 9 // 16  # every query head has its own, and elements have 9 bits
+    claim = 'scenario = { context = 8192, kv = "bf16" }\nderive = "kv_cache_bytes"\nunit = "B"\npublished = '
+    finding = judged(tmp_path, f"{claim}{wide}")
+    assert finding.verdict == "wrong"
+    assert "a key/value head for every query head and kv in mxfp8:block=8 together" in finding.diagnosis
+    coarse = judged(tmp_path, claim.replace('"B"', '"GB"') + "2")
+    assert "together" not in coarse.diagnosis
+
+
 def test_values_by_hand(tmp_path: Path) -> None:
     cache = 'scenario = { context = 1021, batch = 7 }\nderive = "kv_cache_bytes"\npublished = 1\nunit = "B"'
     assert judged(tmp_path, cache).derived == 7 * 1021 * TOKEN

@@ -1,6 +1,7 @@
 """Derivations: every printed product is what stands beside it, every sum is the plan's."""
 
 import re
+import runpy
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -41,9 +42,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("llama-3.1-8b", {"weights": "q4_k_m", "activation_policy": "materialised", "kv_block_tokens": 16}),
     ("llama-2-7b", {"weights": "int4:group=128", "activations": "int4", "activation_policy": "none"}),
 ]
-CASES += [
-    (name, {}) for name in catalogue_names() if re.search("mixtral|deepseek|gemma-3|gpt2|qwen3-30b", name)
-]
+CASES += [(name, {}) for name in catalogue_names()]
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=lambda v: v if isinstance(v, str) else "")
@@ -65,7 +64,7 @@ def test_terms_add_up_to_the_plan(name: str, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("name", "options"), CASES, ids=lambda v: v if isinstance(v, str) else "")
 def test_every_printed_product_is_the_printed_result(name: str, options: dict[str, Any]) -> None:
     rows = list(products(derivation_markdown(derive(planned(name, **options)))))
-    assert len(rows) > 5
+    assert len(rows) > 3
     for numbers, result in rows:
         assert abs(evaluated(numbers) - result) < 1, numbers
 
@@ -142,8 +141,6 @@ def renamed(model: Model, name: str) -> Model:
 
 
 def test_the_shipped_pages_and_plots_are_fresh(tmp_path: Path) -> None:
-    import runpy
-
     matplotlib = pytest.importorskip("matplotlib")
     from tierline.report.roofline_plot import plot_roofline
 

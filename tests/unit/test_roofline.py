@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,19 @@ def test_what_a_plot_shows(tmp_path: Path) -> None:
     assert "modality_projection.proj" in text
     plot_roofline(built("int8", phases=("vision",)), tmp_path / "again.svg")
     assert text == (tmp_path / "again.svg").read_text(encoding="utf-8")
+
+
+def test_names_from_a_file_cannot_break_a_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from tierline.report.roofline_plot import plot_roofline
+
+    roofline = built("int8", phases=("vision",))
+    operations = tuple(replace(p, name=f"$\\frac{{{p.name}") for p in roofline.operations)
+    hostile = replace(roofline, operations=operations, model=replace(roofline.model, name="$x^{\n<b>"))
+    plot_roofline(hostile, tmp_path / "plot.svg")
+    text = (tmp_path / "plot.svg").read_text(encoding="utf-8")
+    assert "&lt;b&gt;" in text
+    assert "<b>" not in text
 
 
 def test_a_plot_of_another_kind_and_too_many_formats_are_refused(tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from tierline.audit.figure import (
 from tierline.audit.options import Options
 from tierline.audit.subject import LAYERS, MACHINE, MODEL, PRECISION, TENSORS, WORKLOAD
 from tierline.cost import activations, kv
+from tierline.cost.amount import element_bytes
 from tierline.cost.footprint import kv_cache_bytes, phase_values, working_set_bytes
-from tierline.cost.operations import OperationCost, element_bytes, operation_costs
+from tierline.cost.operations import OperationCost, operation_costs
 from tierline.cost.passes import pass_groups
 from tierline.errors import UnknownRateError
 from tierline.formats.parse import parse_format

@@ -1,14 +1,14 @@
 """The neighbours of a scenario: options that publications mix up, tried one at a time."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from tierline.audit.options import Options, Value
 from tierline.audit.subject import model_of
 from tierline.machines.draft import COMPUTE_FORMATS
 
-_WHOLE = ("fp32", "bf16", "int8", "int4", "mxfp8", "mxfp4", "q8_0", "q4_0", "q4_k_m")
-_CACHES = ("fp32", "bf16", "fp8", "int8", "int4", "mxfp8")
+_WHOLE = ("fp32", "bf16", "int8", "int4", "mxfp8", "mxfp8:block=8", "mxfp4", "q8_0", "q4_0", "q4_k_m")
+_CACHES = ("fp32", "bf16", "fp8", "int8", "int4", "mxfp8", "mxfp8:block=8")
 _ELEMENTS = ("fp32", "bf16", "int8", "int4")
 _BLOCKS = (8, 16, 32, 64, 128, 256)
 _COUNTS = (1, 2, 4, 8, 16, 32)
@@ -18,21 +18,31 @@ _COUNTS = (1, 2, 4, 8, 16, 32)
 class Neighbour:
     """One other way to count: what it is in words, the options that change, and whether it is a mistake.
 
-    What is no mistake is a choice that a publication may have made without saying so.
+    What is no mistake is a choice that a publication may have made without saying so. `pairs` says that it is
+    worth trying together with another.
     """
 
     says: str
     changes: Mapping[str, Value]
     mistake: bool = False
-
-
-Variation = Callable[[Options], Iterator[Neighbour]]
+    pairs: bool = True
 
 
 def neighbours(options: Options) -> Iterator[Neighbour]:
     """Yield every neighbour of a scenario, the likeliest kinds first."""
-    for variation in _VARIATIONS:
+    for variation in (_scope, _machines, _classes, _formats):
         yield from variation(options)
+    for variation in (_workloads, _components):  # too many to pair: something would always fit
+        yield from (replace(neighbour, pairs=False) for neighbour in variation(options))
+
+
+def together(first: Neighbour, second: Neighbour) -> Neighbour | None:
+    """Return two neighbours as one, or None where they change the same option."""
+    if first.changes.keys() & second.changes.keys():
+        return None
+    changes = {**first.changes, **second.changes}
+    says = f"{first.says} and {second.says} together"
+    return Neighbour(says, changes, first.mistake or second.mistake)
 
 
 def _scope(_: Options) -> Iterator[Neighbour]:
@@ -119,9 +129,6 @@ def _machines(options: Options) -> Iterator[Neighbour]:
     for width in (1, 2, 4, 8, 16):
         if lanes is not None and width != lanes:
             yield Neighbour(f"{width} lanes", {"lanes": width})
-
-
-_VARIATIONS: tuple[Variation, ...] = (_scope, _machines, _classes, _formats, _workloads, _components)
 
 
 def applicable(neighbour: Neighbour, used: frozenset[str]) -> bool:

@@ -2,18 +2,20 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import combinations
 from typing import Literal
 
 from tierline.audit.claims import Claim
 from tierline.audit.figure import COUNT, Figure, Unit, unit
 from tierline.audit.options import Options
 from tierline.audit.quantities import QUANTITIES
-from tierline.audit.variations import Neighbour, applicable, neighbours
+from tierline.audit.variations import Neighbour, applicable, neighbours, together
 from tierline.errors import InputError, UnknownRateError
 
 Verdict = Literal["holds", "holds_if", "unit_mix", "wrong", "not_derivable"]
 # A figure summed from rounded parts is off by more than its own last digit: up to this share of it.
 _ROUNDED_PARTS = Fraction(1, 1000)
+_PAIR_DIGITS = 1000
 _PLAIN_SLACK = Fraction(1, 50)
 _PLAIN_FACTORS = tuple(Fraction(a, b) for a in range(1, 17) for b in (1, 2, 3) if a != b)
 
@@ -108,14 +110,21 @@ def _as_published(claim: Claim) -> Figure:
 
 
 def _nearest(claim: Claim, other: Unit | None) -> tuple[Neighbour, Unit] | None:
-    """Return the first neighbour that gives the published figure; any in the printed unit comes first."""
+    """Return the first neighbour that gives the published figure; any in the printed unit comes first.
+
+    Two neighbours together are tried where the figure has digits enough that it is hardly chance.
+    """
     used = frozenset(option for leaf in claim.expression.leaves() for option in QUANTITIES[leaf.name].uses)
     tried = [n for n in neighbours(_seen_by(claim)) if applicable(n, used)]
     for chosen in filter(None, (claim.unit, other)):
         for neighbour in tried:
             if _reproduces(claim, neighbour, chosen):
                 return neighbour, chosen
-    return None
+    if claim.tolerance * _PAIR_DIGITS > abs(claim.published):
+        return None
+    pairs = (together(a, b) for a, b in combinations([n for n in tried if n.pairs], 2))
+    found = (pair for pair in pairs if pair and _reproduces(claim, pair, claim.unit))
+    return next(((pair, claim.unit) for pair in found), None)
 
 
 def _seen_by(claim: Claim) -> Options:

@@ -3,13 +3,18 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tierline.cli import options
 from tierline.cli.options import scenario
+from tierline.cost.costing import Costing
 from tierline.errors import InputError
+from tierline.formats.precision import Precision
+
+if TYPE_CHECKING:
+    from tierline.report.roofline import Roofline
 
 PhaseOption = Annotated[list[str] | None, typer.Option(help="Only this phase; repeatable.")]
 FormatsOption = Annotated[
@@ -68,27 +73,34 @@ def roofline(
         include=include,
         hoist=hoist,
     )
-    from tierline.formats.precision import Precision
     from tierline.report.roofline import build_roofline
-    from tierline.report.roofline_show import print_roofline, roofline_json
 
-    costings = [asked.costing]
-    if formats is not None:
-        names = formats.split(",")
-        if len(names) > MOST_FORMATS:
-            raise InputError(
-                f"--formats: {len(names)} formats are more than the {MOST_FORMATS} that a plot can show"
-            )
-        precisions = [
-            Precision.of(weights=n, kv=n, activations=n, keep=keep or ()) for n in dict.fromkeys(names)
-        ]
-        costings = [replace(asked.costing, precision=precision) for precision in precisions]
+    costings = _costings(asked.costing, formats)
     built = build_roofline(asked.model, asked.machine, asked.workload, costings, phase or ())
     if plot is not None:
         from tierline.report.roofline_plot import plot_roofline
 
         plot_roofline(built, plot)
+    _show(built, as_json=as_json)
+
+
+def _costings(costing: Costing, formats: str | None) -> list[Costing]:
+    """Return the costing in each of the formats, or as it is where none are given."""
+    if formats is None:
+        return [costing]
+    names = list(dict.fromkeys(formats.split(",")))
+    if len(names) > MOST_FORMATS:
+        raise InputError(
+            f"--formats: {len(names)} formats are more than the {MOST_FORMATS} that a plot can show"
+        )
+    precisions = [Precision.of(weights=name, kv=name, activations=name) for name in names]
+    return [replace(costing, precision=replace(p, keep=costing.precision.keep)) for p in precisions]
+
+
+def _show(built: "Roofline", *, as_json: bool) -> None:
+    from tierline.report.roofline_show import print_roofline, roofline_json
+
     if as_json:
         typer.echo(json.dumps(roofline_json(built), indent=2))
-        return
-    print_roofline(built)
+    else:
+        print_roofline(built)

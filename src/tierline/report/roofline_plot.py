@@ -129,7 +129,7 @@ def _frame(axes: "Axes", roofline: Roofline, marks: Sequence[_Mark]) -> None:
     axes.set_ylabel("attainable rate (FLOP/s)")
     phases = ", ".join(dict.fromkeys(p.phase for p in roofline.operations))
     machine = roofline.machine.title or roofline.machine.name
-    axes.set_title(shown(f"{roofline.model.name} on {machine}: {phases}"), loc="left")
+    axes.set_title(_text(f"{roofline.model.name} on {machine}: {phases}"), loc="left")
     axes.grid(visible=True, which="major", linewidth=0.4, color="#d0d0d0")
     axes.set_axisbelow(True)
     for axis in (axes.xaxis, axes.yaxis):
@@ -220,7 +220,7 @@ def _keys(axes: "Axes", roofline: Roofline, marks: Sequence[_Mark]) -> None:
         lines.append(Line2D([], [], marker=marker, color="#404040", markersize=4, linestyle="none"))
         where = " ".join([mark.points[0].phase] * (len(phases) > 1) + [mark.component] * (len(parts) > 1))
         where += ": " if where else ""
-        labels.append("\n".join(textwrap.wrap(shown(f"{mark.number}  {where}{mark.name}"), _KEY_LETTERS)))
+        labels.append("\n".join(textwrap.wrap(_text(f"{mark.number}  {where}{mark.name}"), _KEY_LETTERS)))
     for face, says in (("#404040", "bound by compute"), ("white", "bound by memory")):
         line = Line2D([], [], marker="o", color="#404040", markersize=4, linestyle="none")
         line.set_markerfacecolor(face)
@@ -232,6 +232,11 @@ def _keys(axes: "Axes", roofline: Roofline, marks: Sequence[_Mark]) -> None:
     )
     axes.add_artist(operations)
     axes.legend(loc="lower left", bbox_to_anchor=(1.02, 0.0), title="links", **beside)
+
+
+def _text(text: str) -> str:
+    """Return `text` printable, and with dollar signs that do not begin a formula."""
+    return shown(text).replace("$", r"\$")
 
 
 def _rate(flop_per_s: float) -> str:
