@@ -5,6 +5,7 @@ import runpy
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def evaluated(numbers: str) -> Fraction:
         experts = re.fullmatch(r"\((\d+) \(1 - \(1 - (\d+)/(\d+)\)\^(\d+)\)\)", factor)
         if experts:
             held, visited, count, rows = map(int, experts.groups())
-            total *= round(held * (1 - (1 - Fraction(visited, count)) ** rows))
+            total *= floor(held * (1 - (1 - Fraction(visited, count)) ** rows) + Fraction(1, 2))
         else:
             total *= Fraction(factor)
     return total
