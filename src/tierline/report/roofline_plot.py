@@ -31,7 +31,7 @@ _STYLE: dict[str, Any] = {
 _SAME = 1.03
 _PLACE = (0.085, 0.115, 0.56, 0.815)
 _KEY_LETTERS = 40
-_CROWDED = 1.35
+_CROWDED, _CROWDED_SLOPE = 1.35, 1.08
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,15 +173,14 @@ def _ceilings(axes: "Axes", roofline: Roofline) -> None:
         axes.annotate(
             f"{ceiling.operands}  {_rate(rate)} {ceiling.rate.kind}", (right, rate), xytext=(-4, 3),
             textcoords="offset points", ha="right", va="bottom", color=colour, fontsize=7.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85},
         )  # fmt: skip
 
 
 def _points(axes: "Axes", roofline: Roofline, marks: Sequence[_Mark]) -> None:
-    """Draw the operations, numbered: beside the points under a slope, below those under a ceiling.
-
-    Numbers below step down where they are close.
-    """
+    """Draw the operations, numbered; numbers step aside where they are close."""
     colours = dict(zip((c.operands for c in roofline.ceilings), _FORMAT_COLOURS, strict=False))
+    sides = {operands: 1 if i % 2 == 0 else -1 for i, operands in enumerate(colours)}
     before: dict[str, tuple[float, int]] = {}
     for mark in marks:
         for point in mark.points:
@@ -190,17 +189,26 @@ def _points(axes: "Axes", roofline: Roofline, marks: Sequence[_Mark]) -> None:
                 continue
             colour, flat = colours[point.operands], point.reach[0].bound == "compute"
             axes.plot(
-                *at, marker=_marker(roofline, mark.component), markersize=5.5, color=colour, linestyle="none",
-                markerfacecolor=colour if flat else "white", zorder=4,
+                *at, marker=_marker(roofline, mark.component), markersize=5.5, linestyle="none", zorder=4,
+                markerfacecolor=colour if flat else "white", markeredgecolor="white" if flat else colour,
+                markeredgewidth=0.6 if flat else 1.1,
             )  # fmt: skip
             last, level = before.get(point.operands, (0.0, 0))
-            level = (level + 1) % 4 if last and at[0] / last < _CROWDED else 0
+            level = (level + 1) % 4 if last and at[0] / last < (_CROWDED if flat else _CROWDED_SLOPE) else 0
             before[point.operands] = (at[0], level)
-            axes.annotate(
-                str(mark.number), at, xytext=(0, -5 - 8 * level) if flat else (6 + 8 * level, -1),
-                textcoords="offset points", ha="center" if flat else "left", va="top", fontsize=7,
-                color=colour, zorder=5,
-            )  # fmt: skip
+            _number(axes, mark.number, at, colour, level, side=0 if flat else sides[point.operands])
+
+
+def _number(
+    axes: "Axes", number: int, at: tuple[float, float], colour: str, level: int, *, side: int
+) -> None:
+    """Write a number below its point (`side` 0), or on a slope to its right (1) or left (-1)."""
+    away = side * (6 + 8 * level)
+    axes.annotate(
+        str(number), at, xytext=(away, -side) if side else (0, -5 - 8 * level), textcoords="offset points",
+        ha={0: "center", 1: "left", -1: "right"}[side], va="bottom" if side < 0 else "top", fontsize=7,
+        color=colour, zorder=5,
+    )  # fmt: skip
 
 
 def _marker(roofline: Roofline, component: str) -> str:
