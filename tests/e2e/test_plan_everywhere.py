@@ -95,7 +95,8 @@ def test_every_model_on_every_machine(model: str, machine: str, capsys: pytest.C
     assert {p["name"] for p in document["phases"]} & {"decode", "denoise"}
     if document["strategy"] != "impossible":
         assert all(phase["time_s"] > 0 for phase in document["phases"])
-    assert document["fits"] or document["remedies"]
+    # No one change may be enough where weights and KV cache are each too large: then it says impossible.
+    assert document["fits"] or document["remedies"] or document["strategy"] == "impossible"
 
 
 @pytest.mark.parametrize("name", machine_names())

@@ -83,6 +83,20 @@ def test_every_source_has_a_title_an_address_a_date_and_a_sentence(key: str) -> 
     assert len(reference.sentence) > 20
 
 
+def test_an_address_that_is_no_page_is_not_called_confirmed() -> None:
+    texts = {f.name: f.read_text(encoding="utf-8") for f in (_DATA / "sources").glob("*.toml")}
+    entries = {key: e for text in texts.values() for key, e in tomllib.loads(text).items()}
+    for key, reference in references().items():
+        assert entries[key].get("confirmed") in (None, False), key
+        assert reference.confirmed == ("confirmed" not in entries[key]), key
+        parts = reference.address.split(", ")
+        pages = all(part.split(" ")[0].startswith(("https://", "http://", "docs/")) for part in parts)
+        assert pages or not reference.confirmed, key
+        assert "(" not in reference.address or not reference.confirmed, key
+    assert not references()["ftdi-ft2232h"].confirmed
+    assert references()["flash-moe"].confirmed
+
+
 def _sources_named() -> Iterator[str]:
     def walk(entry: object) -> Iterator[str]:
         if isinstance(entry, dict):

@@ -91,7 +91,8 @@ def _parts(machine: Machine) -> Iterator[RenderableType]:
     yield Text()
     for source in _sources(machine):
         yield Text(f"{source.key}: {source.title} ({source.date})")
-        yield Text(f"  {source.address}", style="dim")
+        doubt = "" if source.confirmed else " (not confirmed to hold these figures)"
+        yield Text(f"  {source.address}{doubt}", style="dim")
     for note in machine.notes:
         yield Text(f"note: {shown(note)}", style="dim")
 

@@ -37,7 +37,13 @@ def document(machine: Machine) -> Document:
         "runtime_bytes": _number(machine.runtime_bytes),
         "notes": list(machine.notes),
         "sources": {
-            key: {"title": r.title, "address": r.address, "date": r.date, "sentence": r.sentence}
+            key: {
+                "title": r.title,
+                "address": r.address,
+                "address_confirmed": r.confirmed,
+                "date": r.date,
+                "sentence": r.sentence,
+            }
             for key, r in references().items()
             if key in used
         },

@@ -12,13 +12,17 @@ from tierline.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One source: a document, its address, when it was published or read, and the figures read there."""
+    """One source: a document, its address, when it was published or read, and the figures read there.
+
+    `confirmed` is False where the address was not seen to hold the figures: they are from a copy or quoted.
+    """
 
     key: str
     title: str
     address: str
     date: str
     sentence: str
+    confirmed: bool = True
 
 
 @cache
@@ -31,9 +35,8 @@ def references() -> Mapping[str, Reference]:
         for key, entry in tomllib.loads(file.read_text(encoding="utf-8")).items():
             if key in found:
                 raise InputError(f"data/sources/{file.name}: source {key!r} is already in another file")
-            found[key] = Reference(
-                key, *(str(entry.get(k, "")) for k in ("title", "address", "date", "sentence"))
-            )
+            texts = (str(entry.get(k, "")) for k in ("title", "address", "date", "sentence"))
+            found[key] = Reference(key, *texts, confirmed=entry.get("confirmed", True) is True)
     return MappingProxyType(found)
 
 
