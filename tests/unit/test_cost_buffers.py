@@ -102,7 +102,7 @@ def test_a_norm_of_queries_is_part_of_their_branch() -> None:
 
 
 def test_every_runtime_is_data_that_loads() -> None:
-    assert {"bare", "transformers", "vllm"} <= set(runtime_names())
+    assert {"bare", "llama.cpp", "transformers", "vllm"} <= set(runtime_names())
     for name in runtime_names():
         assert load_runtime(name).source
     assert load_runtime("bare").buffers == LEAN

@@ -16,6 +16,7 @@ from tierline.machines.load import load_machine
 from tierline.machines.machine import Machine
 from tierline.models.description import Model
 from tierline.models.workload import Workload
+from tierline.plan.runtime import DEFAULT_RUNTIME, load_runtime
 from tierline.probe.open import open_any_model
 from tierline.units import MIB, format_bytes
 
@@ -82,6 +83,13 @@ SharesOption = Annotated[
     Path | None,
     typer.Option("--expert-shares", help="A JSON list: how often each expert is visited; uniform if none."),
 ]
+RuntimeOption = Annotated[
+    str,
+    typer.Option("--runtime", help="What runs it: bare, transformers, transformers-eager, llama.cpp, vllm."),
+]
+AllLogitsOption = Annotated[
+    bool, typer.Option("--all-logits", help="Logits of every position of the prompt, not of the last alone.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document in base units.")]
 
 
@@ -128,6 +136,8 @@ def scenario(
     include: str = "all",
     hoist: bool = True,
     expert_shares: Path | None = None,
+    runtime: str = DEFAULT_RUNTIME,
+    all_logits: bool = False,
 ) -> Scenario:
     """Return what the options name; raise InputError for whatever is unknown or inconsistent.
 
@@ -146,7 +156,9 @@ def scenario(
         prefill_chunk=prefill_chunk,
         average_decode=average_decode,
         expert_shares=None if expert_shares is None else _shares(expert_shares),
+        all_logits=all_logits,
     )
+    costing = load_runtime(runtime).costing(costing)
     counts = {"batch": batch, "prompt_tokens": prompt_tokens, "new": new, "context": context}
     counts |= {"images": images, "steps": steps, "source_tokens": source_tokens}
     asked = Workload.of(**_given(counts))

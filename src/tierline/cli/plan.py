@@ -9,6 +9,7 @@ from tierline.cli import options
 from tierline.cli.options import scenario
 from tierline.formats.parse import parse_format
 from tierline.plan.build import plan_with
+from tierline.plan.runtime import DEFAULT_RUNTIME
 from tierline.plan.sensitivity import sensitivity as find_sensitivity
 
 SENSITIVITY_FORMATS = ("bf16", "fp16", "int8", "mxfp4")
@@ -46,6 +47,8 @@ def plan(
     include: options.IncludeOption = "all",
     hoist: options.HoistOption = True,
     expert_shares: options.SharesOption = None,
+    runtime: options.RuntimeOption = DEFAULT_RUNTIME,
+    all_logits: options.AllLogitsOption = False,
     sensitivity: SensitivityOption = False,
     sensitivity_formats: SensitivityFormatsOption = None,
     as_json: options.JsonOption = False,
@@ -76,6 +79,8 @@ def plan(
         include=include,
         hoist=hoist,
         expert_shares=expert_shares,
+        runtime=runtime,
+        all_logits=all_logits,
     )
     formats = [parse_format(name) for name in sensitivity_formats or SENSITIVITY_FORMATS]
     planned = plan_with(asked.model, asked.machine, asked.workload, asked.costing)

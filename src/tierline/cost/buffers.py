@@ -27,7 +27,9 @@ class BufferRules:
     overwrites the input of element-wise work and sums. `fusion` makes no buffer within a norm or a rotation.
     `held` keeps the model's input, a layer's input and a branch's input (and with an eager kernel its scores)
     until the layer returns, as Python's frames do; its cache grows when a layer appends to it, and is not
-    there beforehand.
+    there beforehand. `format` is what the runtime computes in whatever it stores, `mask` that of a mask of
+    rows by keys that it holds throughout a pass (`same` as the activations): both are names of formats, and
+    empty means that of the activations, and no mask.
     """
 
     kernel: Kernel = "fused"
@@ -36,6 +38,8 @@ class BufferRules:
     in_place: bool = True
     fusion: bool = True
     held: bool = False
+    format: str = ""
+    mask: str = ""
 
 
 LEAN = BufferRules()

@@ -9,7 +9,9 @@ from tierline.cost.buffers import BufferRules, layer_buffers
 from tierline.cost.costing import Costing
 from tierline.cost.passes import pass_groups
 from tierline.cost.weights import BlockWeights, ModelWeights
-from tierline.models.description import Model, Phase
+from tierline.formats.format import Format
+from tierline.formats.parse import parse_format
+from tierline.models.description import Attention, Model, Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,21 +97,32 @@ def working_set_bytes(
 
 def _live_bytes(kind: BlockWeights, values: Values, costing: Costing, rules: BufferRules) -> Amount:
     """Return the peak of one layer with what its pass holds beside it."""
-    number_format = costing.precision.activations
-    alone = not kind.attends
-    if any(t.kind == "head" for t in kind.block.tensors):
-        number_format = costing.precision.logits
-    beside: Amount = 0
-    attends = [o for o in kind.block.operations if o.attention is not None and o.attention.cache == "append"]
-    if attends and rules.held:
-        how = attends[0].attention
-        assert how is not None  # noqa: S101 - chosen above
-        tables = 2 * values["tokens"] * how.head_dim if rules.rotary else 0
-        mask = (
-            values["batch"] * values["tokens"] * how.keys.evaluate(values) if rules.kernel == "eager" else 0
-        )
-        beside = element_bytes(tables + mask, number_format)
+    is_head = any(t.kind == "head" for t in kind.block.tensors)
+    number_format = costing.precision.logits if is_head else costing.precision.activations
+    if rules.format:
+        number_format = parse_format(rules.format)
     made = layer_buffers(
-        kind.block, values, number_format, rules, kv_format=costing.precision.kv, first_layer=alone
+        kind.block,
+        values,
+        number_format,
+        rules,
+        kv_format=costing.precision.kv,
+        first_layer=not kind.attends,
     )
+    beside: Amount = 0
+    for how in (o.attention for o in kind.block.operations):
+        if how is not None and how.cache == "append":
+            beside = larger(beside, _beside_bytes(how, values, number_format, rules))
     return made.peak_bytes + beside
+
+
+def _beside_bytes(how: Attention, values: Values, number_format: Format, rules: BufferRules) -> Amount:
+    """Return what a pass holds for its attention: tables of sines and cosines, the mask."""
+    tables = 2 * values["tokens"] * how.head_dim if rules.rotary and rules.held else 0
+    bytes_held = element_bytes(tables, number_format)
+    if rules.mask:
+        cells = values["batch"] * values["tokens"] * how.keys.evaluate(values)
+        bytes_held = bytes_held + element_bytes(
+            cells, number_format if rules.mask == "same" else parse_format(rules.mask)
+        )
+    return bytes_held

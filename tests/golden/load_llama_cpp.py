@@ -1,0 +1,17 @@
+"""Run in a process of its own: load a GGUF file through xllamacpp, which logs its buffers. FILE N_CTX."""
+
+import os
+import sys
+
+import xllamacpp  # type: ignore[import-not-found]
+
+params = xllamacpp.CommonParams()
+params.model.path = sys.argv[1]
+params.n_ctx = int(sys.argv[2])
+params.n_parallel = 1
+params.n_gpu_layers = 0
+params.verbosity = 4
+params.warmup = False
+server = xllamacpp.Server(params)
+sys.stdout.flush()
+os._exit(0)  # the log is out; its threads would only delay the end
