@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tierline.errors import InputError
 from tierline.models.fields import Fields, parse_json, read_json
+from tierline.models.packed_layout import read_layout
 from tierline.models.stored import (
     MAX_DIMENSIONS,
     MAX_TENSORS,
@@ -108,7 +109,7 @@ def _read_file(path: Path, fetch: Fetch) -> tuple[dict[str, StoredTensor], dict[
     start = PREFIX_BYTES + len(raw.content)
     tensors = {name: _tensor(name, entry, path, start) for name, entry in header.items()}
     check_layout(tensors.values(), raw.file_bytes, path)
-    return tensors, metadata
+    return read_layout(tensors, metadata), metadata
 
 
 def read_header(path: Path) -> RawHeader:

@@ -19,6 +19,8 @@ class StoredTensor:
     """One tensor of a checkpoint: `footprint_bytes` from byte `offset` of the file `path` on.
 
     `format` is a number format's name (`bf16`, `q4_1`); `shape` has the rows' width last, as in torch.
+    Rows belong together in panels of `panel_rows` (see packed_layout); `panel_crc32` has four bytes for each
+    panel, most significant first, and is empty where the file has no checksums.
     """
 
     name: str
@@ -27,6 +29,8 @@ class StoredTensor:
     path: Path
     offset: int
     footprint_bytes: int
+    panel_rows: int = 1
+    panel_crc32: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,13 @@ from tierline.run.budget import kv_token_bytes, weight_budget
 from tierline.run.build import build_model
 from tierline.run.gguf_config import ROTARY_FACTORS
 from tierline.run.kernels import DENSE_DTYPES, Kernels
+from tierline.run.kernels.packed import refuse_other_cpu
 from tierline.run.ledger import Ledger
 from tierline.run.matrix import Matrix, RowTable
 from tierline.run.predict import Prediction, measure_link, measure_matrices
 from tierline.run.process_memory import peak_resident_bytes, reset_peak
 from tierline.run.source import Source
+from tierline.run.tiles import tiles_of
 from tierline.run.weights import Planner, Progress, Weights, open_files, read_whole
 from tierline.units import format_bytes
 
@@ -52,6 +54,7 @@ class Engine:
     def __init__(self, source: Source, *, resident: int | None, memory: int | None) -> None:
         self.source = source
         self._resident, self.allowed_bytes = resident, memory
+        refuse_other_cpu(source.checkpoint.metadata, source.path)
         self._kernels = Kernels(DENSE_DTYPES[source.compute_format])
         self.model: PreTrainedModel = build_model(source.config, self._kernels.compute)
         self._matrices: dict[str, Matrix] = {}
@@ -138,11 +141,11 @@ class Engine:
 
     def _whole(self, name: str) -> torch.Tensor:
         stored = self.source.stored(name)
-        return read_whole(self._files[stored.path], stored, self._kernels.of(stored.format))
+        return read_whole(self._files[stored.path], stored, self._kernels.of(stored))
 
     def _scale_rotary(self) -> None:
         stored = self.source.checkpoint.tensors[ROTARY_FACTORS]
-        factors = read_whole(self._files[stored.path], stored, self._kernels.of(stored.format))
+        factors = read_whole(self._files[stored.path], stored, self._kernels.of(stored))
         for module in self.model.modules():
             frequencies = getattr(module, "inv_freq", None)
             if isinstance(frequencies, torch.Tensor):
@@ -181,10 +184,10 @@ class Engine:
         """Multiply a blank piece of each kind of matrix: libraries keep buffers from a first wide product."""
         kinds = {(t.format, t.shape): t for t in self._matrix_order()}
         for stored in kinds.values():
-            row_bytes = stored.footprint_bytes // stored.shape[0]
-            count = max(1, min(stored.shape[0], _REHEARSED_PIECE_BYTES // row_bytes))
+            tile = next(tiles_of(stored, _REHEARSED_PIECE_BYTES))
             x = torch.zeros(rows, stored.shape[1], dtype=self._kernels.compute)
-            self._kernels.of(stored.format).matmul(x, memoryview(bytearray(count * row_bytes)), count)
+            blank = memoryview(bytearray(tile.footprint_bytes))
+            self._kernels.of(stored).matmul(x, blank, tile.stop - tile.start)
 
     def _matrix_order(self) -> list[StoredTensor]:
         """Return the matrices that a decode step multiplies with, in its order."""

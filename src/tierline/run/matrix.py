@@ -1,17 +1,32 @@
 """A stored matrix as compute sees it: tiles that are pinned or come through staging, one kernel for both."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from tierline.errors import InputError
+from tierline.models.packed_layout import row_parts
 from tierline.models.stored import StoredTensor
 from tierline.run.direct_io import LARGEST_SECTOR_BYTES, DirectFile, Extract, anonymous_memory
 from tierline.run.kernels import Kernel
 from tierline.run.staging import Staging
 from tierline.run.tiles import Tile
+
+
+class Home(Protocol):
+    """Where a tile's bytes come from whenever compute uses it."""
+
+    @property
+    def tile(self) -> Tile:
+        """Which tile."""
+        ...
+
+    def borrow(self) -> AbstractContextManager[memoryview]:
+        """Lend the tile's bytes until the block ends."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +59,7 @@ class Matrix:
     """All tiles of one stored matrix, in row order."""
 
     tensor: StoredTensor
-    tiles: Sequence[PinnedTile | StreamedTile]
+    tiles: Sequence[Home]
     kernel: Kernel
 
     def matmul(self, x: torch.Tensor) -> torch.Tensor:
@@ -64,7 +79,7 @@ class Matrix:
                 out += flat[:, start:stop] @ self.kernel.expand(raw, stop - start, self.tensor.shape[1])
         return out.view(*x.shape[:-1], -1)
 
-    def _tile_matmul(self, flat: torch.Tensor, home: PinnedTile | StreamedTile) -> torch.Tensor:
+    def _tile_matmul(self, flat: torch.Tensor, home: Home) -> torch.Tensor:
         with home.borrow() as raw:
             return self.kernel.matmul(flat, raw, home.tile.stop - home.tile.start)
 
@@ -77,9 +92,9 @@ def row_buffer_bytes(tensor: StoredTensor) -> int:
 class RowTable:
     """A stored matrix used row by row (an input embedding): only the rows asked for are read."""
 
-    def __init__(self, matrix: Matrix, file: DirectFile) -> None:
-        self._matrix, self._file = matrix, file
-        self._row_bytes = matrix.tensor.footprint_bytes // matrix.tensor.shape[0]
+    def __init__(self, matrix: Matrix, file: DirectFile, check: Callable[[int], None] | None = None) -> None:
+        """Call `check` with each row before it is read from the file."""
+        self._matrix, self._file, self._check = matrix, file, check
         self._buffer = anonymous_memory(row_buffer_bytes(matrix.tensor))
         self.read_bytes = 0
 
@@ -100,12 +115,17 @@ class RowTable:
         return torch.cat(found), places
 
     def _row(self, row: int) -> memoryview:
-        """Return the stored bytes of one row, pinned or read from the disk; valid until the next call."""
+        """Return the stored bytes of one row, pinned or read from the disk."""
         home = next((h for h in self._matrix.tiles if h.tile.start <= row < h.tile.stop), None)
+        parts = row_parts(self._matrix.tensor, row)
         if isinstance(home, PinnedTile):
-            begin = (row - home.tile.start) * self._row_bytes
-            return home.data[begin : begin + self._row_bytes]
-        offset = self._matrix.tensor.offset + row * self._row_bytes
-        extract = Extract(f"{self._matrix.tensor.name}[{row}]", offset, self._row_bytes)
+            at = home.tile.offset
+            return memoryview(bytearray().join(home.data[o - at : o - at + count] for o, count in parts))
+        if self._check is not None:
+            self._check(row)
+        return memoryview(bytearray().join(self._read(row, offset, count) for offset, count in parts))
+
+    def _read(self, row: int, offset: int, footprint_bytes: int) -> bytes:
+        extract = Extract(f"{self._matrix.tensor.name}[{row}]", offset, footprint_bytes)
         self.read_bytes += self._file.span_bytes(extract)
-        return self._file.read(extract, self._buffer)
+        return bytes(self._file.read(extract, self._buffer))

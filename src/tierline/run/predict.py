@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tierline.run.matrix import Matrix, PinnedTile, StreamedTile
+from tierline.run.matrix import Matrix, PinnedTile
 from tierline.run.staging import Staging
 
 _LINK_SAMPLE_S = 0.5
@@ -94,5 +94,5 @@ def _products_s(homes: Iterable[tuple[Matrix, PinnedTile]], dtype: torch.dtype) 
 
 
 def _blank(matrix: Matrix) -> tuple[Matrix, PinnedTile]:
-    home: PinnedTile | StreamedTile = matrix.tiles[0]
+    home = matrix.tiles[0]
     return matrix, PinnedTile(home.tile, memoryview(bytearray(home.tile.footprint_bytes)))

@@ -11,6 +11,7 @@ from tierline.models.checkpoint import open_checkpoint
 from tierline.models.description import Model, PlacedTensor
 from tierline.models.fields import read_json
 from tierline.models.open import open_model
+from tierline.models.packed_layout import is_packed
 from tierline.models.stored import Checkpoint, StoredTensor
 from tierline.run.gguf_config import gguf_config
 
@@ -33,9 +34,14 @@ class Source:
 
     @property
     def compute_format(self) -> str:
-        """The number format to compute in: fp32 for GGUF blocks, else the format of most stored bytes."""
+        """The number format to compute in: fp32 for GGUF blocks, else the format of most stored bytes.
+
+        Packed weights are computed in bf16: the kernels that multiply with them know nothing else.
+        """
         if self.checkpoint.kind == "gguf":
             return "fp32"
+        if any(is_packed(tensor.format) for tensor in self.checkpoint.tensors.values()):
+            return "bf16"
         held: dict[str, int] = {}
         for tensor in self.checkpoint.tensors.values():
             held[tensor.format] = held.get(tensor.format, 0) + tensor.footprint_bytes

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from tierline.errors import BudgetError
+from tierline.models.packed_layout import row_parts
 from tierline.models.stored import StoredTensor
 from tierline.place.placement import Placement, Unit, place, smallest_capacity
 from tierline.run.direct_io import DirectFile, Extract, anonymous_memory
@@ -72,7 +73,7 @@ class Planner:
         self._files, self._all_tables = files, tables
         self._tables = tuple(t for t in tables if t not in self._order)
         for tensor in (*order, *tables):
-            kernels.of(tensor.format)
+            kernels.of(tensor)
         self._needs = Needs(fixed_bytes, kernels.scratch_bytes, sum(map(row_buffer_bytes, tables)))
 
     def plan(self, allowed_bytes: int) -> WeightPlan:
@@ -104,9 +105,8 @@ class Planner:
     def _row_read_bytes(self, table: StoredTensor) -> int:
         """Return what reading a row takes, as the mean over the first rows: it may straddle a sector."""
         rows = min(table.shape[0], _SAMPLED_ROWS)
-        row_bytes = table.footprint_bytes // table.shape[0]
-        spans = (self._span_bytes(table, table.offset + i * row_bytes, row_bytes) for i in range(rows))
-        return sum(spans) // rows
+        parts = (part for row in range(rows) for part in row_parts(table, row))
+        return sum(self._span_bytes(table, offset, count) for offset, count in parts) // rows
 
     def _span_bytes(self, tensor: StoredTensor, offset: int, footprint_bytes: int) -> int:
         return self._files[tensor.path].span_bytes(Extract(tensor.name, offset, footprint_bytes))
@@ -167,7 +167,7 @@ class Weights:
 
     def matrix(self, tensor: StoredTensor) -> Matrix:
         """Return `tensor` as compute uses it."""
-        return Matrix(tensor, tuple(self._homes.get(tensor.name, ())), self._kernels.of(tensor.format))
+        return Matrix(tensor, tuple(self._homes.get(tensor.name, ())), self._kernels.of(tensor))
 
     def table(self, tensor: StoredTensor) -> RowTable:
         """Return `tensor` for use row by row; rows that are not pinned are read from the file."""

@@ -1,50 +1,18 @@
-"""Matrix products with weights as they are stored: dense, or GGUF blocks expanded a few rows at a time."""
-
-from dataclasses import dataclass
-from typing import Protocol
+"""GGUF blocks, expanded a few rows at a time."""
 
 import torch
 from torch.nn import functional
 from transformers.integrations.gguf.dequant import GGML_BLOCK, dequantize
 
-from tierline.errors import InputError
 from tierline.formats.ggml import GgmlBlocks, ggml_blocks
 
-DENSE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
 # 2 MiB of expanded fp32 at a time: larger chunks fall out of the cache, smaller ones pay more per call.
-_CHUNK_ELEMENTS = 2**19
+CHUNK_ELEMENTS = 2**19
 
 
-class Kernel(Protocol):
-    """How weights of one stored format are used; a row is `columns` elements, as stored in the file."""
-
-    def matmul(self, x: torch.Tensor, raw: memoryview, rows: int) -> torch.Tensor:
-        """Return `x @ W.T` of shape `(n, rows)` for `x` of shape `(n, columns)` and the matrix in `raw`."""
-        ...
-
-    def expand(self, raw: memoryview, rows: int, columns: int) -> torch.Tensor:
-        """Return the matrix in `raw` as a new tensor of shape `(rows, columns)` in the compute dtype."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class DenseKernel:
-    """Elements that torch knows: used in place where they have the compute dtype already."""
-
-    stored: torch.dtype
-    compute: torch.dtype
-
-    def matmul(self, x: torch.Tensor, raw: memoryview, rows: int) -> torch.Tensor:
-        """See Kernel."""
-        return functional.linear(x, self._view(raw, rows, x.shape[-1]).to(self.compute))
-
-    def expand(self, raw: memoryview, rows: int, columns: int) -> torch.Tensor:
-        """See Kernel."""
-        return self._view(raw, rows, columns).to(self.compute, copy=True)
-
-    def _view(self, raw: memoryview, rows: int, columns: int) -> torch.Tensor:
-        return torch.frombuffer(raw, dtype=self.stored, count=rows * columns).view(rows, columns)
+def runnable_blocks() -> dict[str, GgmlBlocks]:
+    """Return the block types that can be expanded, by name."""
+    return {b.name: b for b in ggml_blocks().values() if b.type_id in GGML_BLOCK}
 
 
 class BlockKernel:
@@ -57,7 +25,7 @@ class BlockKernel:
     def matmul(self, x: torch.Tensor, raw: memoryview, rows: int) -> torch.Tensor:
         """See Kernel."""
         columns = x.shape[-1]
-        step = max(1, _CHUNK_ELEMENTS // columns)
+        step = max(1, CHUNK_ELEMENTS // columns)
         packed = torch.frombuffer(raw, dtype=torch.uint8).view(rows, -1)
         if rows <= step:
             return functional.linear(x, self._expanded(packed, columns))
@@ -69,7 +37,7 @@ class BlockKernel:
 
     def expand(self, raw: memoryview, rows: int, columns: int) -> torch.Tensor:
         """See Kernel."""
-        step = max(1, _CHUNK_ELEMENTS // columns)
+        step = max(1, CHUNK_ELEMENTS // columns)
         packed = torch.frombuffer(raw, dtype=torch.uint8).view(rows, -1)
         out = torch.empty(rows, columns, dtype=self._compute)
         for start in range(0, rows, step):
@@ -85,36 +53,6 @@ class BlockKernel:
             scratch = torch.empty(elements, dtype=self._compute)
         values = self._expand(self._blocks, blocks, scratch[:elements].view(blocks.shape[0], -1))
         return values.view(-1, columns)
-
-
-class Kernels:
-    """The kernels of one compute dtype; those that expand blocks share one scratch: compute is one thread."""
-
-    def __init__(self, compute: torch.dtype) -> None:
-        self.compute = compute
-        self._made: dict[str, Kernel] = {}
-        self._scratch = torch.empty(0, dtype=compute)
-
-    @property
-    def scratch_bytes(self) -> int:
-        """Bytes that weights are expanded into, of all kernels made so far."""
-        return self._scratch.nbytes
-
-    def of(self, stored: str) -> Kernel:
-        """Return the kernel for tensors stored in format `stored`; raise InputError where there is none."""
-        if stored not in self._made:
-            self._made[stored] = self._make(stored)
-        return self._made[stored]
-
-    def _make(self, stored: str) -> Kernel:
-        if stored in DENSE_DTYPES:
-            return DenseKernel(DENSE_DTYPES[stored], self.compute)
-        runnable = {b.name: b for b in ggml_blocks().values() if b.type_id in GGML_BLOCK}
-        if stored in runnable:
-            self._scratch = self._scratch.resize_(_CHUNK_ELEMENTS)
-            return BlockKernel(runnable[stored], self._scratch)
-        known = ", ".join([*sorted(DENSE_DTYPES), *sorted(runnable)])
-        raise InputError(f"weights in {stored} cannot be run: known are {known}")
 
 
 def _expand_by_library(blocks: GgmlBlocks, packed: torch.Tensor, out: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,53 @@
+"""Matrix products with weights as they are stored: dense, in GGUF blocks, or packed for torch's kernels."""
+
+import torch
+
+from tierline.errors import InputError
+from tierline.models.packed_layout import INT4, INT8
+from tierline.models.stored import StoredTensor
+from tierline.run.kernels.blocks import CHUNK_ELEMENTS, BlockKernel, runnable_blocks
+from tierline.run.kernels.kernel import DenseKernel, Kernel
+from tierline.run.kernels.packed import EXPANDED_BYTES, Int4Kernel, Int8Kernel
+
+__all__ = ["DENSE_DTYPES", "Kernel", "Kernels"]
+
+DENSE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_PACKED: dict[str, type[Int8Kernel | Int4Kernel]] = {INT8: Int8Kernel, INT4: Int4Kernel}
+
+
+class Kernels:
+    """The kernels of one compute dtype; those that expand blocks share one scratch: compute is one thread."""
+
+    def __init__(self, compute: torch.dtype) -> None:
+        self.compute = compute
+        self._made: dict[tuple[str, int], Kernel] = {}
+        self._scratch = torch.empty(0, dtype=compute)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes that weights are expanded into, of all kernels made so far."""
+        packed = any(format_name in _PACKED for format_name, _ in self._made)
+        return self._scratch.nbytes + (EXPANDED_BYTES if packed else 0)
+
+    def of(self, tensor: StoredTensor) -> Kernel:
+        """Return the kernel for a tensor's stored format; raise InputError where there is none."""
+        key = (tensor.format, tensor.panel_rows if tensor.format in _PACKED else 1)
+        if key not in self._made:
+            self._made[key] = self._make(*key)
+        return self._made[key]
+
+    def _make(self, stored: str, panel_rows: int) -> Kernel:
+        if stored in DENSE_DTYPES:
+            return DenseKernel(DENSE_DTYPES[stored], self.compute)
+        if stored in _PACKED:
+            if self.compute != torch.bfloat16:
+                raise InputError(
+                    f"weights in {stored} are computed in bf16, but this model in {self.compute}"
+                )
+            return _PACKED[stored](panel_rows)
+        runnable = runnable_blocks()
+        if stored in runnable:
+            self._scratch = self._scratch.resize_(CHUNK_ELEMENTS)
+            return BlockKernel(runnable[stored], self._scratch)
+        known = ", ".join([*sorted(DENSE_DTYPES), *sorted(runnable), *_PACKED])
+        raise InputError(f"weights in {stored} cannot be run: known are {known}")
