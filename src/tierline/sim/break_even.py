@@ -9,10 +9,10 @@ from tierline.sim.pipeline import run
 from tierline.sim.schedule import PassPlan
 from tierline.sim.simulate import SimResult, simulate
 
-_LEAST_RATE, _MOST_RATE = 1.0, 1e15
-_PASSES = 4
+_MOST_RATE = 1e15
+_PASSES = 3
 _WITHIN = 1.01
-_STEPS = 40
+_PRECISION = 1.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class BreakEven:
 def break_even(result: SimResult, wanted_tokens_per_s: float | None = None) -> BreakEven:
     """Return the break-even points of a simulation, or where it streams nothing of streaming everything."""
     streaming = _streaming(result)
-    capacity = result.schedule.distinct_bytes
+    capacity = result.schedule.whole_bytes
     resident_s = _resident_s(result)
     if streaming is None:
         return BreakEven(None, "", resident_s, None, wanted_tokens_per_s, None, capacity)
@@ -44,6 +44,8 @@ def break_even(result: SimResult, wanted_tokens_per_s: float | None = None) -> B
     steps = _last(streaming).steps
     paths = {name for f in steps.fetches if f is not None and f.cause != "rows" for name in f.path}
     link = min(paths & set(pipeline.links), key=lambda name: pipeline.links[name].rate)
+
+    crossing = sum(f.traffic_bytes for f in steps.fetches if f is not None and link in f.path)
 
     def pass_s(rate: float) -> float:
         links = {**pipeline.links, link: replace(pipeline.links[link], rate=rate)}
@@ -53,12 +55,12 @@ def break_even(result: SimResult, wanted_tokens_per_s: float | None = None) -> B
     tokens = _last(streaming).demand.tokens
     wanted = None
     if wanted_tokens_per_s is not None and tokens:
-        wanted = _least(pass_s, tokens / wanted_tokens_per_s)
+        wanted = _least(pass_s, tokens / wanted_tokens_per_s, crossing)
     return BreakEven(
         link,
         streaming.strategy,
         resident_s,
-        _least(pass_s, resident_s * _WITHIN),
+        _least(pass_s, resident_s * _WITHIN, crossing),
         wanted_tokens_per_s,
         wanted,
         capacity,
@@ -95,12 +97,17 @@ def _resident_s(result: SimResult) -> float:
     )
 
 
-def _least(pass_s: Callable[[float], float], wanted_s: float) -> float | None:
-    """Return the least rate at which a pass takes no longer than `wanted_s`, by bisection."""
-    if pass_s(_MOST_RATE) > wanted_s:
+def _least(pass_s: Callable[[float], float], wanted_s: float, bytes_per_pass: int) -> float | None:
+    """Return the least rate at which a pass takes no longer than `wanted_s`, to a thousandth.
+
+    No rate below `bytes / wanted_s` can do; from there it is doubled until one does, then bisected.
+    """
+    if not wanted_s or pass_s(_MOST_RATE) > wanted_s:
         return None
-    low, high = _LEAST_RATE, _MOST_RATE
-    for _ in range(_STEPS):
+    high = low = bytes_per_pass / wanted_s
+    while pass_s(high) > wanted_s:
+        low, high = high, 2 * high
+    while high > low * _PRECISION:
         middle = (low * high) ** 0.5
         low, high = (low, middle) if pass_s(middle) <= wanted_s else (middle, high)
     return high

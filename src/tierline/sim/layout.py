@@ -43,6 +43,11 @@ class Units:
         return total_bytes(self.all)
 
     @property
+    def whole_bytes(self) -> int:
+        """Bytes of the units that are read whole: with room for these, nothing is fetched twice."""
+        return total_bytes(self.main) + total_bytes(self.staged)
+
+    @property
     def tiny_bytes(self) -> int:
         """What no larger than this is fetched without a slot of its own."""
         return self.slot_bytes // _TINY_SHARE

@@ -29,8 +29,8 @@ class PhaseMeasure:
 
     Busy fractions, links and `stall_s` (how long compute waited, by cause) are of the whole phase. What is
     steady leaves out the first pass, which loads, where there are more: `tokens_per_s_steady`, `bound`,
-    `stall_s_per_pass` and `overlap_fraction`, the part of the time in which links fetch that compute works too
-    (None where nothing is fetched).
+    `stall_s_per_pass` and `overlap_fraction`, the part of the time in which links fetch that compute works
+    too (None where nothing is fetched).
     """
 
     name: str

@@ -66,7 +66,7 @@ class Schedule:
     """All passes, how they were arrived at, and how far fetches may run ahead.
 
     `row_reads` are fetches of table rows, which are new in every pass and never count as loads. `home_bytes`
-    is what other tiers hold.
+    is what other tiers hold, `whole_bytes` all units that are read whole.
     """
 
     passes: tuple[PassPlan, ...]
@@ -77,7 +77,7 @@ class Schedule:
     counts: Counts
     row_reads: int
     page_ins: int
-    distinct_bytes: int
+    whole_bytes: int
     home_bytes: Mapping[str, int]
     notes: tuple[str, ...]
 
@@ -121,7 +121,7 @@ def schedule(demand: Demand, options: Options, rates: Rates) -> Schedule:
         counts=scheduler.fast.cache.counts,
         row_reads=scheduler.row_reads,
         page_ins=scheduler.page_ins,
-        distinct_bytes=used_units(demand, demand.passes, options).footprint_bytes,
+        whole_bytes=used_units(demand, demand.passes, options).whole_bytes,
         home_bytes=scheduler.homes.used_bytes,
         notes=tuple(scheduler.notes),
     )

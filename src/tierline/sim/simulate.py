@@ -3,11 +3,13 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from tierline.cost.weights import weigh
 from tierline.errors import BudgetError, UnknownRateError
 from tierline.machines.machine import Machine, Rate
 from tierline.plan.build import compute_rate
 from tierline.plan.plan import Plan
 from tierline.plan.residency import routes
+from tierline.plan.units import stored_layers
 from tierline.sim.demand import demand
 from tierline.sim.kernel import LinkSpec
 from tierline.sim.measure import LinkMeasure, PhaseMeasure, measure
@@ -119,6 +121,12 @@ def simulate(plan: Plan, options: Options | None = None) -> SimResult:
 def _resolve(plan: Plan, options: Options) -> Options:
     """Replace `auto` by what the planner thinks best."""
     chosen = _auto(plan, options)
+    if options.granularity == "layer" and plan.strategy == "streamed":
+        slot_bytes = plan.residency.placement.slot_bytes
+        layers = stored_layers(weigh(plan.model, plan.costing.precision)).values()
+        if slot_bytes < max(u.footprint_bytes for layer in layers for u in layer.units):
+            # whole layers are too large to stage: the planner cut them, and so does this
+            options = replace(options, granularity="tile", tile_bytes=max(1, slot_bytes))
     by_phase = {n: chosen if s == "auto" else s for n, s in options.phase_strategies.items()}
     strategy = chosen if options.strategy == "auto" else options.strategy
     return replace(options, strategy=strategy, phase_strategies=by_phase)
