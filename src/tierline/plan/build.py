@@ -85,13 +85,9 @@ def plan_with(
     whole = frozenset(chain.from_iterable(orders.values()))
     stored = stored_layers(weights, unit_bytes)
     residency = reside(machine, stored, order, whole, capped, prefetch_depth=prefetch_depth)
-    stageable = (
-        capped >= prefetch_depth * _SMALLEST_UNIT_BYTES
-    )  # else cutting millions of tiles helps nothing
-    if residency.strategy == "impossible" and unit_bytes is None and stageable:  # layers may be too large
-        stored = stored_layers(
-            weights, max(_SMALLEST_UNIT_BYTES, capped // (_STAGING_SHARE * prefetch_depth))
-        )
+    tile_bytes = _tile_bytes(capped, prefetch_depth)
+    if residency.strategy == "impossible" and unit_bytes is None and tile_bytes:  # layers may be too large
+        stored = stored_layers(weights, tile_bytes)
         residency = reside(machine, stored, order, whole, capped, prefetch_depth=prefetch_depth)
     rate, rate_note = compute_rate(machine, precision.activations.name)
     setting = Setting(
@@ -113,6 +109,16 @@ def plan_with(
         phases=phases,
         notes=tuple(_notes(model, machine, workload, phases, rate_note)),
     )
+
+
+def _tile_bytes(room_bytes: int, prefetch_depth: int) -> int | None:
+    """Return the size of tiles that use an eighth of the room, None where not even the smallest fit.
+
+    To cut a large model into millions of them would take a minute and help nothing.
+    """
+    if room_bytes < prefetch_depth * _SMALLEST_UNIT_BYTES:
+        return None
+    return max(_SMALLEST_UNIT_BYTES, room_bytes // (_STAGING_SHARE * prefetch_depth))
 
 
 def selectors(model: Model) -> frozenset[str]:
