@@ -35,8 +35,11 @@ def references() -> Mapping[str, Reference]:
         for key, entry in tomllib.loads(file.read_text(encoding="utf-8")).items():
             if key in found:
                 raise InputError(f"data/sources/{file.name}: source {key!r} is already in another file")
-            texts = (str(entry.get(k, "")) for k in ("title", "address", "date", "sentence"))
-            found[key] = Reference(key, *texts, confirmed=entry.get("confirmed", True) is True)
+            title, address, date, sentence = (
+                str(entry.get(k, "")) for k in ("title", "address", "date", "sentence")
+            )
+            confirmed = entry.get("confirmed", True) is True
+            found[key] = Reference(key, title, address, date, sentence, confirmed)
     return MappingProxyType(found)
 
 
