@@ -40,6 +40,9 @@ def run(
         float, typer.Option(help="Sample from this much of the probability.", min=0, max=1)
     ] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    lean: Annotated[
+        bool, typer.Option("--lean", help="Leave torch.compile out: less memory for the process itself.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document on stdout; the answer goes to stderr.")
     ] = False,
@@ -54,6 +57,10 @@ def run(
     if not text or len(text) > _PROMPT_LIMIT_BYTES:
         raise InputError(f"TEXT has {len(text):,} characters: want 1 to {_PROMPT_LIMIT_BYTES:,}")
     source = open_source(model)
+    if lean:
+        from tierline.run.lean import import_lean
+
+        import_lean()
     request = Request(text, new=new, raw=raw, temperature=temperature, top_p=top_p, seed=seed)
     answer_to = sys.stderr if as_json else sys.stdout
     report = _answer(source, request, resident_bytes, memory_bytes, answer_to)

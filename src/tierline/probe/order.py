@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from tierline.errors import InputError
 from tierline.probe.seams import installed, quiet, use_seams
@@ -15,7 +16,7 @@ from tierline.probe.seams import installed, quiet, use_seams
 
 def meta_copy(model: PreTrainedModel) -> PreTrainedModel:
     """Return a model of the same class and config on the meta device, its dropout off; no memory is used."""
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         twin: PreTrainedModel = type(model)(copy.deepcopy(model.config))
     twin.train(mode=False)
     return twin
