@@ -78,7 +78,9 @@ def test_files_and_functions_stay_small(path: Path) -> None:
     assert text.count("\n") <= LONGEST_FILE
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
-            lines = (node.end_lineno or 0) - node.lineno + 1
+            # A verb's options are its signature, one documented parameter a line: they are read as a table.
+            first = node.body[0].lineno if room_of(path) == "cli" else node.lineno
+            lines = (node.end_lineno or 0) - first + 1
             assert lines <= LONGEST_FUNCTION, f"{node.name} has {lines} lines"
 
 
