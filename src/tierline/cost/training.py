@@ -62,8 +62,8 @@ def step_flop(forward: int, attention: int, checkpointing: Checkpointing, *, tra
     """Return the FLOP of a step whose forward pass takes `forward`, of which `attention` in attention.
 
     The backward pass takes twice the forward one, or once where the weights are not `trained` (LoRA:
-    gradients of activations only). Full checkpointing repeats the forward pass, selective that of the attention
-    (Korthikanti et al., arXiv 2205.05198, section 5).
+    gradients of activations only). Full checkpointing repeats the forward pass, selective that of the
+    attention (Korthikanti et al., arXiv 2205.05198, section 5).
     """
     recomputed = {"none": 0, "selective": attention, "full": forward}[checkpointing]
     return forward + (2 if trained else 1) * forward + recomputed
