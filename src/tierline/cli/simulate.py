@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -30,6 +30,9 @@ from tierline.sim.options import (
 )
 from tierline.trace import TraceEvent, chrome_trace
 from tierline.units import parse_bytes, parse_rate, parse_seconds
+
+if TYPE_CHECKING:
+    from tierline.sim.simulate import SimResult
 
 StrategyOption = Annotated[
     str, typer.Option(metavar="|".join(STRATEGIES), help="Where weights and KV live and how they are moved.")
@@ -190,21 +193,26 @@ def simulate(
         hoist=hoist,
         expert_shares=expert_shares,
     )
-    from tierline.report.simulation import print_simulation, simulation_json
-    from tierline.sim.break_even import break_even
     from tierline.sim.simulate import simulate as execute
 
     planned = plan_with(
         asked.model, asked.machine, asked.workload, asked.costing, program_bytes=program_bytes
     )
     result = execute(planned, asked_for)
-    points = break_even(result, want)
     if trace is not None:
         _write_trace(trace, result.events, f"{planned.model.name} on {planned.machine.name}")
     if plot is not None:
         from tierline.report.timeline import plot_simulation
 
         plot_simulation(result, plot)
+    _show(result, want, as_json=as_json)
+
+
+def _show(result: "SimResult", want: float | None, *, as_json: bool) -> None:
+    from tierline.report.simulation import print_simulation, simulation_json
+    from tierline.sim.break_even import break_even
+
+    points = break_even(result, want)
     if as_json:
         typer.echo(json.dumps(simulation_json(result, points), indent=2))
     else:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from tierline.errors import BudgetError
 from tierline.machines.machine import Link, Machine
@@ -32,33 +33,33 @@ class Units:
     tables: tuple[Unit, ...]
     traffic_bytes: Mapping[str, float]
 
-    @property
+    @cached_property
     def all(self) -> tuple[Unit, ...]:
         """Every unit, those that matter most first."""
         return (*self.main, *self.staged, *self.tables)
 
-    @property
+    @cached_property
     def footprint_bytes(self) -> int:
         """Bytes of all units."""
         return total_bytes(self.all)
 
-    @property
+    @cached_property
     def whole_bytes(self) -> int:
         """Bytes of the units that are read whole: with room for these, nothing is fetched twice."""
         return total_bytes(self.main) + total_bytes(self.staged)
 
-    @property
+    @cached_property
     def tiny_bytes(self) -> int:
         """What no larger than this is fetched without a slot of its own."""
         return self.slot_bytes // _TINY_SHARE
 
-    @property
+    @cached_property
     def riding_bytes(self) -> int:
         """Bytes of the units that take no slot."""
         tiny = self.tiny_bytes
         return sum(u.footprint_bytes for u in (*self.main, *self.staged) if u.footprint_bytes <= tiny)
 
-    @property
+    @cached_property
     def slot_bytes(self) -> int:
         """The largest unit that may have to pass through a staging slot."""
         return max((u.footprint_bytes for u in (*self.main, *self.staged)), default=0)
