@@ -99,6 +99,17 @@ def test_every_model_on_every_machine(model: str, machine: str, capsys: pytest.C
     assert document["fits"] or document["remedies"] or document["strategy"] == "impossible"
 
 
+@pytest.mark.parametrize("name", catalogue_names())
+def test_every_model_shows_its_parameters_and_its_source(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = catalogue_entry(name)
+    code, out, _ = run(capsys, "models", name)
+    assert code == 0
+    assert f"{entry.parameters:,}" in out
+    assert references()[entry.source].address in "".join(out.split())
+
+
 @pytest.mark.parametrize("name", machine_names())
 def test_every_machine_shows_its_numbers_and_their_sources(
     name: str, capsys: pytest.CaptureFixture[str]

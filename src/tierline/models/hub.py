@@ -203,7 +203,9 @@ def _get(address: str, limit_bytes: int, where: str, first: int | None = None) -
         headers["Range"] = f"bytes={first}-{first + limit_bytes - 1}"
     timeout_s = constants.HF_HUB_DOWNLOAD_TIMEOUT
     try:
-        with get_session().stream("GET", address, headers=headers, timeout=timeout_s) as answer:
+        with get_session().stream(
+            "GET", address, headers=headers, timeout=timeout_s, follow_redirects=True
+        ) as answer:
             _check_status(answer.status_code, where, partial=first is not None)
             content = bytearray()
             for chunk in answer.iter_raw():
