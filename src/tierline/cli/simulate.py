@@ -1,7 +1,6 @@
 """`tierline simulate`: the plan event by event in virtual time."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -28,7 +27,7 @@ from tierline.sim.options import (
     Through,
     one_of,
 )
-from tierline.trace import TraceEvent, chrome_trace
+from tierline.trace import chrome_trace
 from tierline.units import parse_bytes, parse_rate, parse_seconds
 
 if TYPE_CHECKING:
@@ -199,12 +198,7 @@ def simulate(
         asked.model, asked.machine, asked.workload, asked.costing, program_bytes=program_bytes
     )
     result = execute(planned, asked_for)
-    if trace is not None:
-        _write_trace(trace, result.events, f"{planned.model.name} on {planned.machine.name}")
-    if plot is not None:
-        from tierline.report.timeline import plot_simulation
-
-        plot_simulation(result, plot)
+    _write(result, trace, plot)
     _show(result, want, as_json=as_json)
 
 
@@ -226,5 +220,11 @@ def _phase_strategy(text: str) -> tuple[str, Strategy]:
     return name, cast("Strategy", one_of(strategy, STRATEGIES, "--phase-strategy"))
 
 
-def _write_trace(path: Path, events: Sequence[TraceEvent], process: str) -> None:
-    path.write_text(json.dumps(chrome_trace(events, process)), encoding="utf-8")
+def _write(result: "SimResult", trace: Path | None, plot: Path | None) -> None:
+    if trace is not None:
+        process = f"{result.plan.model.name} on {result.plan.machine.name}"
+        trace.write_text(json.dumps(chrome_trace(result.events, process)), encoding="utf-8")
+    if plot is not None:
+        from tierline.report.timeline import plot_simulation
+
+        plot_simulation(result, plot)

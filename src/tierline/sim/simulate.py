@@ -1,10 +1,11 @@
 """A plan executed in virtual time: `simulate(plan, options) -> SimResult`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from tierline.cost.weights import weigh
-from tierline.errors import BudgetError, UnknownRateError
+from tierline.errors import BudgetError, InputError, UnknownRateError
 from tierline.machines.machine import Machine, Rate
 from tierline.plan.build import compute_rate
 from tierline.plan.plan import Plan
@@ -13,7 +14,7 @@ from tierline.plan.units import stored_layers
 from tierline.sim.demand import demand
 from tierline.sim.kernel import LinkSpec
 from tierline.sim.measure import LinkMeasure, PhaseMeasure, measure
-from tierline.sim.options import Options, PolicyName, Strategy
+from tierline.sim.options import PINNING, Options, PolicyName, Strategy
 from tierline.sim.pipeline import Pipeline, Timeline, run
 from tierline.sim.schedule import DECOMPRESS, Rates, Schedule, schedule
 from tierline.trace import TraceEvent
@@ -97,6 +98,7 @@ def simulate(plan: Plan, options: Options | None = None) -> SimResult:
     asked = demand(plan, options.phases, options.speculation)
     if options.strategy == "auto" or "auto" in options.phase_strategies.values():
         options = _resolve(plan, options)
+    _check(plan, options, [p.name for p in asked.phases])
     rates, notes = _rates(plan, options)
     scheduled = schedule(asked, options, rates)
     pipeline = _pipeline(plan.machine, options, scheduled, rates)
@@ -116,6 +118,21 @@ def simulate(plan: Plan, options: Options | None = None) -> SimResult:
         links=links,
         notes=tuple(dict.fromkeys([*plan.machine.notes, *notes, *scheduled.notes])),
     )
+
+
+def _check(plan: Plan, options: Options, simulated: Sequence[str]) -> None:
+    """Raise InputError for options that would silently do nothing."""
+    for name in options.phase_strategies:
+        if plan.phase(name) is None:
+            known = ", ".join(p.name for p in plan.phases)
+            raise InputError(f"--phase-strategy {name[:40]!r}: {plan.model.name} has {known} here")
+    policy = options.policy
+    used = {options.strategy_of(name) for name in simulated}
+    takes = {"layer-swap"} | ({"tiered", "kv-offload"} if policy in PINNING else set())
+    if policy is not None and not used & takes:
+        raise InputError(
+            f"--policy {policy} does nothing with {', '.join(sorted(used))}: use --strategy layer-swap"
+        )
 
 
 def _resolve(plan: Plan, options: Options) -> Options:
