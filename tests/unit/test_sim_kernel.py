@@ -48,4 +48,4 @@ def test_an_urgent_request_goes_before_all_that_waits_and_costs_at_least_the_min
         link.request(count, lambda _, end, name=name: order.append((name, end)))  # type: ignore[misc]
     link.request(1, lambda _, end: order.append(("urgent", end)), urgent=True)
     kernel.run()
-    assert order == [("first", 7), ("urgent", 12), ("second", 23)]
+    assert order == [("first", Fraction(7)), ("urgent", Fraction(12)), ("second", Fraction(23))]
