@@ -22,6 +22,7 @@ def build(draft: Draft) -> Machine:
         runtime_bytes=draft.numbers.get("runtime"),
         shared_memory=draft.shared_memory,
         notes=draft.notes,
+        calibration=draft.calibration,
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from tierline.machines.calibration import Calibration, Measured
 from tierline.machines.machine import Compute, Link, Machine, Rate, Tier
 from tierline.machines.sources import references, source_keys
 from tierline.sourced import Sourced
@@ -36,6 +37,7 @@ def document(machine: Machine) -> Document:
         "compute": [_compute(unit) for unit in machine.compute],
         "runtime_bytes": _number(machine.runtime_bytes),
         "notes": list(machine.notes),
+        "calibration": _calibration(machine.calibration) if machine.calibration else None,
         "sources": {
             key: {
                 "title": r.title,
@@ -65,7 +67,8 @@ def _rate(owner: str, rate: Rate | None, latency: Sourced | None) -> Iterator[tu
 def _number(number: Sourced | None) -> Document | None:
     if number is None:
         return None
-    return {"value": number.value, "kind": number.kind, "source": number.source}
+    spread = {} if number.spread is None else {"spread": number.spread}
+    return {"value": number.value, **spread, "kind": number.kind, "source": number.source}
 
 
 def _tier(tier: Tier) -> Document:
@@ -103,3 +106,29 @@ def _compute(unit: Compute) -> Document:
             for fmt, rate in unit.flop_per_s.items()
         },
     }
+
+
+def _calibration(found: Calibration) -> Document:
+    return {
+        "memory_read_bytes_per_s": _measured(found.memory_read),
+        "memory_copy_bytes_per_s": _measured(found.memory_copy),
+        "call_s": _measured(found.call),
+        "reads": [
+            {"request_bytes": r.request_bytes, "readers": r.readers, "bytes_per_s": _measured(r.rate)}
+            for r in found.reads
+        ],
+        "products": [
+            {"format": p.format, "compute": p.compute, "rows": p.rows, "flop_per_s": _measured(p.rate)}
+            for p in found.products
+        ],
+        "expansions": [
+            {"format": e.format, "compute": e.compute, "bytes_per_s": _measured(e.rate)}
+            for e in found.expansions
+        ],
+    }
+
+
+def _measured(found: Measured | None) -> Document | None:
+    if found is None:
+        return None
+    return {"alone": _number(found.alone), "overlapped": _number(found.overlapped)}

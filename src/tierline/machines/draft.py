@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tierline.errors import InputError
+from tierline.machines.calibration import Calibration
+from tierline.machines.calibration_file import read_calibration
 from tierline.machines.links import link_type
 from tierline.machines.number import (
     OPERATION_PARSERS,
@@ -50,6 +52,7 @@ class Draft:
     links: Mapping[str, Route]
     compute: tuple[str, ...]
     numbers: Mapping[str, Sourced]
+    calibration: Calibration | None = None
 
     def paths(self) -> tuple[str, ...]:
         """Return every path that can be set, numbers that are still missing included."""
@@ -73,7 +76,7 @@ def read_draft(
     `known_sources` are the allowed keys of sources, or None for any text. Raises InputError, beginning with
     `where` (the file), for a missing or unknown key and for every number without unit, kind or source.
     """
-    known = ("title", "host", "shared_memory", "notes", "runtime", "tiers", "links", "compute")
+    known = ("title", "host", "shared_memory", "notes", "runtime", "tiers", "links", "compute", "calibration")
     reject_unknown(table, known, where)
     reader = _Reader(where, known_sources, {})
     tiers = reader.parts(table, "tiers")
@@ -100,6 +103,7 @@ def read_draft(
         links=routes,
         compute=tuple(compute),
         numbers=reader.numbers,
+        calibration=read_calibration(table.get("calibration"), where, known_sources),
     )
 
 

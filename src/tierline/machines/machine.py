@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tierline.errors import InputError, UnknownRateError
+from tierline.machines.calibration import Calibration
 from tierline.sourced import Sourced
 
 RateKind = Literal["sustained", "peak"]
@@ -82,6 +83,7 @@ class Machine:
 
     `runtime_bytes` is memory that the runtime takes for itself in the fast tier (a CUDA context), None where
     unknown and irrelevant. `shared_memory` is True where links and compute share one memory's bandwidth.
+    `calibration` is what `tierline calibrate` measured beyond these numbers.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Machine:
     runtime_bytes: Sourced | None = None
     shared_memory: bool = False
     notes: tuple[str, ...] = ()
+    calibration: Calibration | None = None
 
     @property
     def fast(self) -> Tier:

@@ -1,11 +1,10 @@
 """How much memory this computer lets us have: the kernel's figures and the limits of our cgroup."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_ROOT = Path("/")
+from tierline.machines.cgroups import ROOT, cgroup_folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +16,7 @@ class Memory:
     limited_by: str
 
 
-def read_memory(root: Path = _ROOT) -> Memory:
+def read_memory(root: Path = ROOT) -> Memory:
     """Return this process's memory: the least of the computer's memory and every cgroup limit above us.
 
     Free is MemAvailable, and no more than each cgroup's limit - usage + inactive file pages (cached file
@@ -27,7 +26,7 @@ def read_memory(root: Path = _ROOT) -> Memory:
     """
     total, available = _kernel(root)
     capacity, free, limited_by = total, available, "the kernel (MemTotal)"
-    for folder in _cgroups(root):
+    for folder in cgroup_folders("memory", root):
         limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
         if limit is None or limit >= total:
             continue
@@ -48,27 +47,6 @@ def _kernel(root: Path) -> tuple[int, int]:
     kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
     total = kib["MemTotal"] * 1024
     return total, kib.get("MemAvailable", kib["MemFree"]) * 1024
-
-
-def _cgroups(root: Path) -> Iterator[Path]:
-    """Yield the folder of our memory cgroup and of each one above it, for cgroup v2 and v1."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        mount = root / "sys/fs/cgroup"
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        if controllers:
-            mount = mount / "memory"
-        # Inside a container the path is often that of the host, and only the mount itself can be seen.
-        folder = mount / path.lstrip("/")
-        while folder != mount:
-            yield folder
-            folder = folder.parent
-        yield mount
 
 
 def _number(file: Path) -> int | None:

@@ -18,6 +18,7 @@ from tierline.units import (
 Parser = Callable[[str], float]
 _LARGEST = 1e21  # above every real capacity, rate and count; keeps all arithmetic on them finite
 _MAX_TEXT = 2000
+_WIDEST_SPREAD = 1000
 
 
 def parse_count(text: str) -> int:
@@ -80,11 +81,11 @@ def read_sourced(entry: object, parser: Parser, where: str, known_sources: Colle
     """
     if not isinstance(entry, dict):
         raise InputError(f'{where}: write {{ value = ..., kind = "datasheet", source = "..." }}')
-    reject_unknown(entry, ("value", "kind", "source"), where)
+    reject_unknown(entry, ("value", "spread", "kind", "source"), where)
     if "value" not in entry:
         raise InputError(f"{where}: has no value")
     kind, source = read_provenance(entry, where, known_sources)
-    return Sourced(read_quantity(entry["value"], parser, where), kind, source)
+    return Sourced(read_quantity(entry["value"], parser, where), kind, source, _spread(entry, where))
 
 
 def read_provenance(
@@ -102,6 +103,16 @@ def read_provenance(
             if key not in known_sources:
                 raise InputError(f"{where}: source {key!r} is not in data/sources/; add it there")
     return kind, source
+
+
+def _spread(entry: dict[str, object], where: str) -> float | None:
+    """Return the spread of a measurement, a fraction of its value; None where it is not given."""
+    spread = entry.get("spread")
+    if spread is None:
+        return None
+    if isinstance(spread, bool) or not isinstance(spread, int | float) or not 0 <= spread <= _WIDEST_SPREAD:
+        raise InputError(f"{where}: spread has to be a bare number from 0 to {_WIDEST_SPREAD}, such as 0.02")
+    return float(spread)
 
 
 def reject_unknown(table: Collection[str], known: Collection[str], where: str) -> None:

@@ -1,16 +1,14 @@
 """This computer as a machine: what it has, by asking the kernel, and its rates, by a short measurement."""
 
 import datetime as dt
-import hashlib
 import json
 import os
-import platform
 import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from tierline.cache import cache_folder
+from tierline.machines.calibrated import kept_folder, machine_key, processor, read_calibrated
 from tierline.machines.measure import measure_disk, measure_memory
 from tierline.machines.memory import read_memory
 
@@ -22,32 +20,24 @@ def this_table(near: Path | None = None) -> dict[str, object]:
 
     `near` is a file or folder on the disk to measure; by default the user's cache directory. Rates come from
     a measurement of about two seconds that is cached by version, kernel, processor and disk; capacities are
-    asked for anew each time. Raises InputError where the disk cannot be measured.
+    asked for anew each time. Where `tierline calibrate` has measured this computer with that disk, all else
+    is what it found. Raises InputError where the disk cannot be measured.
     """
-    target = near if near is not None else _cache_folder()
-    memory = read_memory()
-    rates = _rates(target, memory.free_bytes)
+    target = near if near is not None else kept_folder()
+    calibrated = read_calibrated(target)
+    if calibrated is not None:
+        return {**calibrated, "tiers": _refreshed(calibrated.get("tiers"), capacities(target))}
+    rates = _rates(target, read_memory().free_bytes)
     when = f"measured on {rates['date']} by tierline {version('tierline')}"
-    disk = shutil.disk_usage(target)
-    notes = ["Rates of compute are not known: running a model measures them."]
+    tiers = capacities(target)
+    sustained = _measured(f"{rates['memory_bytes_per_s']}B/s", f"all cores summing, {when}")
+    notes = ["Rates of compute are not known: `tierline calibrate` measures them."]
     if not rates["direct"]:
         notes.append("O_DIRECT is refused on this disk: its rate was measured through the page cache.")
     return {
-        "title": f"This computer ({_processor()})",
+        "title": f"This computer ({processor()})",
         "notes": notes,
-        "tiers": {
-            "dram": {
-                "capacity": _measured(f"{memory.capacity_bytes}B", memory.limited_by),
-                "free": _measured(
-                    f"{max(memory.free_bytes, 1)}B", "the kernel (MemAvailable) and the cgroup"
-                ),
-                "sustained": _measured(f"{rates['memory_bytes_per_s']}B/s", f"all cores summing, {when}"),
-            },
-            "storage": {
-                "capacity": _measured(f"{disk.total}B", "the file system"),
-                "free": _measured(f"{max(disk.free, 1)}B", "the file system"),
-            },
-        },
+        "tiers": {**tiers, "dram": {**tiers["dram"], "sustained": sustained}},
         "links": {
             "disk": {
                 "from": "storage",
@@ -60,13 +50,35 @@ def this_table(near: Path | None = None) -> dict[str, object]:
     }
 
 
+def capacities(target: Path) -> dict[str, dict[str, object]]:
+    """Return the tiers of a machine file with their capacities and what is free of them now."""
+    memory, disk = read_memory(), shutil.disk_usage(target)
+    free_from = "the kernel (MemAvailable) and the cgroup"
+    return {
+        "dram": {
+            "capacity": _measured(f"{memory.capacity_bytes}B", memory.limited_by),
+            "free": _measured(f"{max(memory.free_bytes, 1)}B", free_from),
+        },
+        "storage": {
+            "capacity": _measured(f"{disk.total}B", "the file system"),
+            "free": _measured(f"{max(disk.free, 1)}B", "the file system"),
+        },
+    }
+
+
+def _refreshed(kept: object, now: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
+    """Return the tiers of a kept file with the capacities of now."""
+    tiers: dict[str, dict[str, object]] = kept if isinstance(kept, dict) else {}
+    return {name: {**tiers.get(name, {}), **parts} for name, parts in now.items()}
+
+
 def _measured(value: str, source: str) -> dict[str, object]:
     return {"value": value, "kind": "measured", "source": source}
 
 
 def _rates(target: Path, free_bytes: int) -> dict[str, object]:
     """Return the cached rates of this computer and this disk, or measure and keep them."""
-    file = _cache_folder() / f"this-{_key(target)}.json"
+    file = kept_folder() / f"this-{machine_key(target)}.json"
     cached = _read_cache(file)
     if cached is not None:
         return cached
@@ -100,30 +112,3 @@ def _read_cache(file: Path) -> dict[str, object] | None:
         and all(type(rates.get(name)) is int and 0 < rates[name] < 10**15 for name in _RATES)
     )
     return rates if sane else None
-
-
-def _key(target: Path) -> str:
-    parts = (version("tierline"), platform.release(), _processor(), str(target.stat().st_dev))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _processor() -> str:
-    """Return the processor's name as the kernel gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())[:100]
-
-
-def _cache_folder() -> Path:
-    """Return the user's cache directory for Tierline, or a temporary one where it cannot be made."""
-    folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        import tempfile
-
-        return Path(tempfile.gettempdir())
-    return folder
