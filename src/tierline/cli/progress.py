@@ -24,6 +24,10 @@ class LoadingBar:
             self._task, description="loading pinned weights", completed=done_bytes, total=total_bytes
         )
 
+    def packing(self, done_bytes: int, total_bytes: int) -> None:
+        """Show how much of the packed file is written."""
+        self._progress.update(self._task, description="packing", completed=done_bytes, total=total_bytes)
+
     def stop(self) -> None:
         """Take the line away; a second call does nothing."""
         self._progress.stop()

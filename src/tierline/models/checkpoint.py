@@ -8,7 +8,7 @@ from tierline.models.gguf_header import read_gguf
 from tierline.models.safetensors_header import INDEX_NAME, read_safetensors, read_safetensors_index
 from tierline.models.stored import Checkpoint
 
-_SINGLE_NAME = "model.safetensors"
+SINGLE_NAME = "model.safetensors"
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -39,7 +39,7 @@ def choose_checkpoint(names: Collection[str], where: str) -> str | None:
 
     An index wins over a single file; several files without an index raise InputError naming `where`.
     """
-    for name in (INDEX_NAME, _SINGLE_NAME):
+    for name in (INDEX_NAME, SINGLE_NAME):
         if name in names:
             return name
     for suffix in (".safetensors.index.json", ".safetensors", ".gguf"):

@@ -25,6 +25,7 @@ from tierline.run.predict import Prediction, measure_link, measure_matrices
 from tierline.run.process_memory import peak_resident_bytes, reset_peak
 from tierline.run.source import Source
 from tierline.run.tiles import tiles_of
+from tierline.run.verify import require_checksums
 from tierline.run.weights import Planner, Progress, Weights, open_files, read_whole
 from tierline.units import format_bytes
 
@@ -51,8 +52,13 @@ class Room:
 class Engine:
     """One model on disk, made to run: `load` it once, use `model`, `close` it."""
 
-    def __init__(self, source: Source, *, resident: int | None, memory: int | None) -> None:
-        self.source = source
+    def __init__(
+        self, source: Source, *, resident: int | None, memory: int | None, verify: bool = False
+    ) -> None:
+        """With `verify`, weights are held against the checksums of a packed file before they are used."""
+        if verify:
+            require_checksums(source.checkpoint.tensors.values())
+        self.source, self._verify = source, verify
         self._resident, self.allowed_bytes = resident, memory
         refuse_other_cpu(source.checkpoint.metadata, source.path)
         self._kernels = Kernels(DENSE_DTYPES[source.compute_format])
@@ -93,7 +99,7 @@ class Engine:
         plan = self._planner(fixed_bytes).plan(budget)
         ledger = Ledger(budget)
         ledger.take(plan.needs.total_bytes, "small tensors and buffers")
-        self.weights = Weights(plan, self._files, ledger, self._kernels)
+        self.weights = Weights(plan, self._files, ledger, self._kernels, verify=self._verify)
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self.weights.load(progress, keep_events=keep_events)
         self._hand_over(self.weights)
@@ -141,7 +147,7 @@ class Engine:
 
     def _whole(self, name: str) -> torch.Tensor:
         stored = self.source.stored(name)
-        return read_whole(self._files[stored.path], stored, self._kernels.of(stored))
+        return read_whole(self._files[stored.path], stored, self._kernels.of(stored), verify=self._verify)
 
     def _scale_rotary(self) -> None:
         stored = self.source.checkpoint.tensors[ROTARY_FACTORS]

@@ -42,16 +42,18 @@ def load(
     resident: str | int | None = None,
     context: int = DEFAULT_CONTEXT,
     batch: int = 1,
+    verify: bool = False,
 ) -> Any:  # noqa: ANN401 - a class made of Streamed and the model's own, which has no name before
     """Return the model at `path` with its weights pinned and streamed within a budget.
 
     It is an instance of its transformers class: `.generate()` and calls work as ever. It also has `close()`
     and works as a context manager. `memory` is the most bytes for the whole process and `resident` the most
     weight bytes held at once (bytes, or text such as "4GiB"); without either, what is free is used. Room is
-    kept for `batch` sequences of `context` tokens. Raises InputError for files that cannot be run and
-    BudgetError for a budget that cannot work.
+    kept for `batch` sequences of `context` tokens. `verify` holds weights against the checksums of a packed
+    file, pinned ones while they are loaded and streamed ones at first use (FaultError if they differ). Raises
+    InputError for files that cannot be run and BudgetError for a budget that cannot work.
     """
-    engine = Engine(open_source(Path(path)), resident=_bytes(resident), memory=_bytes(memory))
+    engine = Engine(open_source(Path(path)), resident=_bytes(resident), memory=_bytes(memory), verify=verify)
     try:
         engine.load(Room(max(1, context - _NEW), min(context - 1, _NEW), batch), lambda *_: None)
     except BaseException:

@@ -56,6 +56,15 @@ class Source:
             raise InputError(f"{self.path}: the checkpoint holds no weights for {name}")
         return self.checkpoint.tensors[placed.stored_name]
 
+    def module_name(self, stored: StoredTensor) -> str:
+        """Return the name of the module tensor that `stored` belongs to, its own if it belongs to none."""
+        return self._owners.get(stored.name, stored.name)
+
+    @cached_property
+    def _owners(self) -> dict[str, str]:
+        placed = [p for p in self.model.tensors() if p.tensor.in_file]
+        return {p.stored_name: p.name for p in placed if not p.tensor.alias_of}
+
     @cached_property
     def _placed(self) -> dict[str, PlacedTensor]:
         return {placed.name: placed for placed in self.model.tensors()}

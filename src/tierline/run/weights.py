@@ -14,9 +14,10 @@ from tierline.place.placement import Placement, Unit, place, smallest_capacity
 from tierline.run.direct_io import DirectFile, Extract, anonymous_memory
 from tierline.run.kernels import Kernel, Kernels
 from tierline.run.ledger import Ledger
-from tierline.run.matrix import Matrix, PinnedTile, RowTable, StreamedTile, row_buffer_bytes
+from tierline.run.matrix import Home, Matrix, PinnedTile, RowTable, StreamedTile, row_buffer_bytes
 from tierline.run.staging import Staging, place_bytes
-from tierline.run.tiles import SMALLEST_TILE_BYTES, Tile, tile_limit, tiles_of
+from tierline.run.tiles import SMALLEST_TILE_BYTES, Tile, tile_limit, tiles_of, whole
+from tierline.run.verify import CheckedTile, RowChecks, check_tile
 from tierline.units import format_bytes
 
 STAGED_TILES = 3  # the largest tiles that staging holds at once: one in use, the others being read
@@ -131,11 +132,17 @@ class Weights:
     """Open files, pinned tiles and staging; `close` gives everything back."""
 
     def __init__(
-        self, plan: WeightPlan, files: Mapping[Path, DirectFile], ledger: Ledger, kernels: Kernels
+        self,
+        plan: WeightPlan,
+        files: Mapping[Path, DirectFile],
+        ledger: Ledger,
+        kernels: Kernels,
+        *,
+        verify: bool = False,
     ) -> None:
         self.plan, self.ledger = plan, ledger
-        self._files, self._kernels = files, kernels
-        self._homes: dict[str, list[PinnedTile | StreamedTile]] = {}
+        self._files, self._kernels, self._verify = files, kernels, verify
+        self._homes: dict[str, list[Home]] = {}
         self.staging: Staging | None = None
 
     def load(self, progress: Progress, *, keep_events: bool = False) -> None:
@@ -154,14 +161,16 @@ class Weights:
             homes = self._homes.setdefault(tile.tensor.name, [])
             if tile.name not in pinned:
                 assert self.staging is not None  # noqa: S101 - this tile is streamed
-                homes.append(StreamedTile(tile, index, self.staging))
+                streamed_tile = StreamedTile(tile, index, self.staging)
+                homes.append(CheckedTile(streamed_tile) if self._verify else streamed_tile)
                 index += 1
                 continue
             need = place_bytes(self._files[tile.tensor.path], tile)
             extract = Extract(tile.name, tile.offset, tile.footprint_bytes)
-            homes.append(
-                PinnedTile(tile, self._files[tile.tensor.path].read(extract, arena[used : used + need]))
-            )
+            data = self._files[tile.tensor.path].read(extract, arena[used : used + need])
+            if self._verify:
+                check_tile(tile, data)
+            homes.append(PinnedTile(tile, data))
             used += need
             progress(used, placement.pinned_bytes)
 
@@ -171,7 +180,8 @@ class Weights:
 
     def table(self, tensor: StoredTensor) -> RowTable:
         """Return `tensor` for use row by row; rows that are not pinned are read from the file."""
-        return RowTable(self.matrix(tensor), self._files[tensor.path])
+        file = self._files[tensor.path]
+        return RowTable(self.matrix(tensor), file, RowChecks(tensor, file).check if self._verify else None)
 
     def close(self) -> None:
         """Stop the readers; a second call does nothing."""
@@ -179,10 +189,14 @@ class Weights:
             self.staging.close()
 
 
-def read_whole(file: DirectFile, tensor: StoredTensor, kernel: Kernel) -> torch.Tensor:
+def read_whole(
+    file: DirectFile, tensor: StoredTensor, kernel: Kernel, *, verify: bool = False
+) -> torch.Tensor:
     """Return a small tensor, expanded to the compute dtype, shaped as stored."""
     extract = Extract(tensor.name, tensor.offset, tensor.footprint_bytes)
     raw = file.read(extract, anonymous_memory(file.span_bytes(extract)))
+    if verify:
+        check_tile(whole(tensor), raw)
     columns = tensor.shape[-1] if tensor.shape else 1
     return kernel.expand(raw, prod(tensor.shape) // columns, columns).view(tensor.shape)
 

@@ -1,0 +1,163 @@
+"""What goes into a packed file: which tensors, in which order, each in which format."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from tierline.errors import InputError
+from tierline.formats.ggml import ggml_blocks
+from tierline.formats.parse import parse_format
+from tierline.models.packed_layout import INT4, INT8, PANEL_ROWS_OF, fits, is_packed
+from tierline.models.stored import StoredTensor
+from tierline.probe.order import execution_order
+from tierline.run.attach import is_table
+from tierline.run.build import build_model
+from tierline.run.gguf_config import ROTARY_FACTORS
+from tierline.run.kernels import DENSE_DTYPES
+from tierline.run.source import Source
+
+KEEP = "keep"
+# What --weights takes, and the packed format of matrices by it.
+WEIGHTS: Mapping[str, str] = {"int8:channel": INT8, "int4:group=32": INT4, KEEP: ""}
+PANEL_BYTES = 2 * 2**20  # one call of a kernel each: smaller ones pay more per call, larger ones stream worse
+_PANEL_ROWS = 128  # a multiple of what the threads of a kernel share out
+_MOST_INT4_BITS = 5  # GGUF blocks up to here are kept as int4 with scales, wider ones as int8
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One tensor to pack: read from `source`, written as `name` in `format`.
+
+    `pair_heads` is the number of heads whose rotary pairs lie interleaved in the source's rows, 0 if none.
+    """
+
+    name: str
+    source: StoredTensor
+    format: str
+    panel_rows: int
+    pair_heads: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of the tensor: a vector's are its elements, a scalar is one."""
+        return self.source.shape[0] if self.source.shape else 1
+
+    @property
+    def footprint_bytes(self) -> int:
+        """Bytes in the packed file."""
+        same = self.format == self.source.format
+        return self.source.footprint_bytes if same else footprint_of(self.format, self.source.shape)
+
+
+def footprint_of(format_name: str, shape: tuple[int, ...]) -> int:
+    """Return the bytes of a tensor of `shape` in this format."""
+    return parse_format(format_name).footprint_bytes(shape or (1,))
+
+
+def contents(source: Source, weights: str, panel_bytes: int) -> tuple[Item, ...]:
+    """Return every tensor of `source` in the order of a decode step, unused ones last.
+
+    Matrices of linear layers get the packed format that `weights` (a key of WEIGHTS) names; `keep` leaves
+    them as they are, except that GGUF blocks become what the kernels compute, at about their size. A matrix
+    that is also an embedding becomes int8 rather than int4, which cannot be read by rows. Matrices whose
+    shape the kernels cannot take, and everything else, stay as they are, in bf16 beside packed ones. Raises
+    InputError for a GGUF tensor that no module uses.
+    """
+    model = build_model(source.config, torch.bfloat16)
+    choice = _Choice(source, weights, panel_bytes, *_roles(source, model))
+    used = dict.fromkeys(_in_order(source, model))
+    return tuple(choice.item(t) for t in [*used, *_others(source, used)])
+
+
+def _in_order(source: Source, model: PreTrainedModel) -> Iterator[StoredTensor]:
+    """Yield stored tensors by the module that uses them; a tied matrix where it is multiplied with."""
+    modules = dict(model.named_modules())
+    tied = {source.stored(f"{n}.weight") for n, m in modules.items() if type(m) is nn.Linear}
+    for name in (*execution_order(model), *modules):
+        module = modules[name]
+        for attribute, _ in module.named_parameters(recurse=False):
+            stored = _find(source, f"{name}.{attribute}" if name else attribute)
+            if stored is not None and not (is_table(module) and stored in tied):
+                yield stored
+
+
+def _find(source: Source, name: str) -> StoredTensor | None:
+    """Return a parameter's stored tensor, None where a safetensors file holds it in other parts."""
+    try:
+        return source.stored(name)
+    except InputError:
+        if source.checkpoint.kind == "gguf":
+            raise
+        return None
+
+
+def _others(source: Source, used: Mapping[StoredTensor, None]) -> Iterator[StoredTensor]:
+    for stored in source.checkpoint.tensors.values():
+        if stored in used:
+            continue
+        if source.checkpoint.kind == "gguf" and stored.name != ROTARY_FACTORS:
+            raise InputError(f"{stored.path}: no module uses {stored.name[:120]!r}: it cannot be packed")
+        yield stored
+
+
+def _roles(source: Source, model: PreTrainedModel) -> tuple[set[StoredTensor], set[StoredTensor]]:
+    """Return the tensors that linear layers multiply with, and those whose rows are looked up."""
+    products, tables = set(), set()
+    for name, module in model.named_modules():
+        if type(module) is nn.Linear:
+            products.add(source.stored(f"{name}.weight"))
+        elif is_table(module):
+            tables.add(source.stored(f"{name}.weight"))
+    return products, tables
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Decides a tensor's name, format and panels."""
+
+    source: Source
+    weights: str
+    panel_bytes: int
+    products: set[StoredTensor]
+    tables: set[StoredTensor]
+
+    def item(self, stored: StoredTensor) -> Item:
+        name, pair_heads = stored.name, 0
+        if self.source.checkpoint.kind == "gguf":
+            name = self.source.module_name(stored)
+            pair_heads = self.source.rotary_heads().get(name.rpartition(".")[0], 0)
+        number_format = self._format(stored)
+        return Item(name, stored, number_format, self._panel_rows(stored, number_format), pair_heads)
+
+    def _format(self, stored: StoredTensor) -> str:
+        wanted = self._wanted(stored) if stored in self.products else ""
+        if wanted == INT4 and (stored in self.tables or not fits(INT4, stored.shape)):
+            wanted = INT8
+        if wanted and fits(wanted, stored.shape):
+            return wanted
+        as_it_is = self.weights == KEEP and self.source.checkpoint.kind != "gguf"
+        floats = stored.format in DENSE_DTYPES or stored.format in _block_names()
+        return stored.format if as_it_is or stored.name == ROTARY_FACTORS or not floats else "bf16"
+
+    def _wanted(self, stored: StoredTensor) -> str:
+        if self.weights != KEEP:
+            return WEIGHTS[self.weights]
+        if stored.format not in _block_names():
+            return ""
+        bits = parse_format(stored.format).bits_per_element
+        return INT4 if bits <= _MOST_INT4_BITS else INT8
+
+    def _panel_rows(self, stored: StoredTensor, number_format: str) -> int:
+        rows = max(1, stored.shape[0]) if stored.shape else 1
+        row_bytes = max(1, footprint_of(number_format, stored.shape) // rows)
+        most = max(1, self.panel_bytes // row_bytes)
+        unit = _PANEL_ROWS if is_packed(number_format) and most >= _PANEL_ROWS else 0
+        unit = unit or PANEL_ROWS_OF.get(number_format, 1)
+        return min(rows, max(unit, most // unit * unit))
+
+
+def _block_names() -> set[str]:
+    return {blocks.name for blocks in ggml_blocks().values()}
