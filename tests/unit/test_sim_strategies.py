@@ -395,3 +395,16 @@ def test_layers_too_large_to_stage_are_cut_as_the_planner_cuts_them() -> None:
     assert result.strategy == "tiered"
     assert result.options.granularity == "tile"
     assert all(p.resident_bytes <= 512 * 2**20 for p in result.schedule.passes)
+
+
+def test_a_cache_that_looks_ahead_never_evicts_what_is_still_in_use() -> None:
+    small = Options(strategy="layer-swap", policy="fifo", capacity_bytes=10_000_000, phases=DECODE)
+    assert simulate(planned(), small).schedule.counts.hits == 0
+    # four layers at once, three in use and one on its way, do not fit in 10 MB
+    with pytest.raises(BudgetError, match="--prefetch-depth"):
+        simulate(planned(), replace(small, prefetch_depth=4))
+    # with room for them, looking ahead moves the same bytes in less time
+    larger = replace(small, capacity_bytes=40_000_000)
+    one, four = (simulate(planned(), replace(larger, prefetch_depth=d)) for d in (1, 4))
+    assert link_bytes(one, "usb2") == link_bytes(four, "usb2")
+    assert four.time_s < one.time_s
