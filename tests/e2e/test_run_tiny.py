@@ -1,8 +1,12 @@
 """Runs of tiny real checkpoints: the same answer for every split of pinned and streamed."""
 
+import errno
+import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, GgufConfig
 
-from tierline.errors import BudgetError, FaultError
+from tierline.errors import BudgetError, FaultError, InputError
 from tierline.run.ledger import Ledger
 from tierline.run.report import RunReport
 from tierline.run.request import Request
@@ -160,7 +164,65 @@ def test_memory_below_what_the_process_takes_is_refused(tiny_llama: Path) -> Non
 
 
 def test_saving_a_streamed_model_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
-    from tierline.errors import InputError
-
     with session(tiny_llama) as opened, pytest.raises(InputError, match="save_pretrained"):
         opened.engine.model.save_pretrained(tmp_path)
+
+
+def test_a_read_error_names_tensor_file_and_offset_and_keeps_what_had_come(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working, arrived = os.preadv, list[str]()
+
+    def failing(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        if len(arrived) >= 3:
+            raise OSError(errno.EIO, "Input/output error")
+        return working(descriptor, buffers, offset)
+
+    with session(tiny_llama, resident=smallest(tiny_llama)) as opened:
+        monkeypatch.setattr(os, "preadv", failing)
+        started_s = time.monotonic()
+        with pytest.raises(
+            FaultError, match=r"model\.safetensors: reading .* at offset [\d,]+ failed: Input/"
+        ):
+            opened.answer(REQUEST, progress=nothing, emit=arrived.append)
+        assert time.monotonic() - started_s < 10
+        assert 0 < len(opened.partial.token_ids) < REQUEST.new
+
+
+def test_the_trace_holds_reads_waits_and_compute_in_order(tiny_llama: Path) -> None:
+    with Session(
+        open_source(tiny_llama), resident=smallest(tiny_llama), memory=None, keep_events=True
+    ) as opened:
+        report = opened.answer(REQUEST, progress=nothing, emit=nothing)
+        events = opened.events
+    assert {e.activity for e in events} == {"read", "wait", "compute"}
+    assert all(0 <= e.start_s <= e.end_s for e in events)
+    read = sum(e.traffic_bytes for e in events)
+    steps = len(report.token_ids)
+    assert report.read_bytes_per_token is not None
+    assert read == pytest.approx(report.read_bytes_per_token * steps, rel=0.1)
+    resources = {e.resource for e in events if e.activity == "read"}
+    for resource in resources:  # a reader does one thing at a time
+        own = sorted((e.start_s, e.end_s) for e in events if e.resource == resource)
+        assert all(a[1] <= b[0] for a, b in pairwise(own))
+
+
+def test_a_conversation_computes_each_turn_once_and_answers_as_from_anew(tiny_llama: Path) -> None:
+    template = "{% for m in messages %}{{ m['content'] }} t7 {% endfor %}"
+    with session(tiny_llama) as opened:
+        opened.tokenizer.chat_template = template
+        conversation = opened.converse(context=96, progress=nothing)
+        lengths: list[int] = []
+        opened.engine.model.register_forward_pre_hook(
+            lambda _, __, named: lengths.append(named["input_ids"].shape[1]), with_kwargs=True
+        )
+        first = conversation.say(Request("t3 t141", new=4), nothing)
+        second = conversation.say(Request("t59", new=4), nothing)
+        assert max(lengths[len(first.token_ids) :]) < 12, "the second turn computed the first one again"
+        with pytest.raises(InputError, match="more than the 96"):
+            conversation.say(Request("t5", new=90), nothing)
+    with session(tiny_llama) as opened:
+        opened.tokenizer.chat_template = template
+        anew = opened.converse(context=96, progress=nothing)
+        assert anew.say(Request("t3 t141", new=4), nothing).token_ids == first.token_ids
+    assert len(second.token_ids) > 0

@@ -68,6 +68,18 @@ def run_summary(report: "RunReport") -> str:
     return "\n".join(lines)
 
 
+def turn_line(report: "RunReport") -> str:
+    """Return one turn of a conversation in a line: tokens, first token, rate, what was read per token."""
+    parts = [f"{len(report.token_ids)} tokens"]
+    if report.time_to_first_token_s is not None:
+        parts.append(f"first after {format_seconds(report.time_to_first_token_s)}")
+    if report.tokens_per_s_steady is not None:
+        parts.append(f"{report.tokens_per_s_steady:.2f} tok/s")
+    if report.read_bytes_per_token is not None:
+        parts.append(f"{format_bytes(report.read_bytes_per_token)} read per token")
+    return ", ".join(parts)
+
+
 def _title(report: "RunReport") -> str:
     count = len(report.token_ids)
     return f"planned | measured, {count} tokens, bound: {report.prediction.bound}"

@@ -6,6 +6,7 @@ on a table of just the rows that the input names; every other parameter is small
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from tierline.run.matrix import Matrix, RowTable
+from tierline.run.recorder import Recorder
 
 
 @dataclass(slots=True)
@@ -37,6 +39,7 @@ class LinearForward:
     matrices: Mapping[str, Matrix]
     module: Any  # nn.Linear or Conv1D, which is untyped
     rehearsal: Rehearsal
+    recorder: Recorder
     rotary_heads: int = 0
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -44,13 +47,15 @@ class LinearForward:
         turned = isinstance(self.module, Conv1D)
         if self.rehearsal.on:
             return x.new_zeros(*x.shape[:-1], self.module.nf if turned else self.module.out_features)
-        matrix = self.matrices[self.name]
+        matrix, started_s = self.matrices[self.name], perf_counter()
         y = matrix.matmul_rows(x) if turned else matrix.matmul(x)
         if self.rotary_heads:
             pairs = y.view(*y.shape[:-1], self.rotary_heads, -1, 2)
             y = pairs.transpose(-1, -2).reshape(y.shape)
         bias = self.module.bias
-        return y if bias is None else y + bias
+        y = y if bias is None else y + bias
+        self.recorder.note("compute", "compute", self.name, started_s)
+        return y
 
 
 @dataclass(slots=True)
@@ -103,6 +108,7 @@ def attach(
     matrices: Mapping[str, Matrix],
     tables: Mapping[str, RowTable],
     rotary_heads: Mapping[str, int],
+    recorder: Recorder,
 ) -> Rehearsal:
     """Give every matrix module of `model` its forward; return the switch that rehearses passes.
 
@@ -114,6 +120,6 @@ def attach(
             module.padding_idx = None  # only gradients ask for it, and the handed-over table has fewer rows
             forward: LinearForward | EmbeddingForward = EmbeddingForward(name, tables, module, rehearsal)
         else:
-            forward = LinearForward(name, matrices, module, rehearsal, rotary_heads.get(name, 0))
+            forward = LinearForward(name, matrices, module, rehearsal, recorder, rotary_heads.get(name, 0))
         module.forward = forward
     return rehearsal

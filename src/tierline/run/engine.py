@@ -23,6 +23,7 @@ from tierline.run.ledger import Ledger
 from tierline.run.matrix import Matrix, RowTable
 from tierline.run.predict import Prediction, measure_link, measure_matrices
 from tierline.run.process_memory import peak_resident_bytes, reset_peak
+from tierline.run.recorder import Recorder
 from tierline.run.source import Source
 from tierline.run.tiles import tiles_of
 from tierline.run.verify import require_checksums
@@ -63,9 +64,12 @@ class Engine:
         refuse_other_cpu(source.checkpoint.metadata, source.path)
         self._kernels = Kernels(DENSE_DTYPES[source.compute_format])
         self.model: PreTrainedModel = build_model(source.config, self._kernels.compute)
+        self.recorder = Recorder()
         self._matrices: dict[str, Matrix] = {}
         self._tables: dict[str, RowTable] = {}
-        self._rehearsal = attach(self.model, self._matrices, self._tables, source.rotary_heads())
+        self._rehearsal = attach(
+            self.model, self._matrices, self._tables, source.rotary_heads(), self.recorder
+        )
         self._order = execution_order(self.model)
         self._files = open_files(source.checkpoint.files)
         self._switch_interval_s = sys.getswitchinterval()
@@ -82,7 +86,7 @@ class Engine:
         for file in self._files.values():
             file.close()
 
-    def load(self, room: Room, progress: Progress, *, keep_events: bool = False) -> Prediction:
+    def load(self, room: Room, progress: Progress) -> Prediction:
         """Rehearse, place the weights within what is left, load them; return what a decode step will take.
 
         Raises BudgetError where the budget cannot work, FaultError where a read fails.
@@ -101,7 +105,7 @@ class Engine:
         ledger.take(plan.needs.total_bytes, "small tensors and buffers")
         self.weights = Weights(plan, self._files, ledger, self._kernels, verify=self._verify)
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
-        self.weights.load(progress, keep_events=keep_events)
+        self.weights.load(progress, self.recorder)
         self._hand_over(self.weights)
         self._guard(room)
         with torch.inference_mode():

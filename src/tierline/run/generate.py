@@ -1,12 +1,12 @@
 """Ask a model something and take its answer token by token, with the time and the bytes of each."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from tierline.run.request import Request
 
@@ -31,12 +31,16 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, request: Request) -> torch.Te
     if request.raw or not tokenizer.chat_template:
         ids: torch.Tensor = tokenizer(request.text, return_tensors="pt")["input_ids"]
         return ids
-    turn = [{"role": "user", "content": request.text}]
+    return chat_ids(tokenizer, [{"role": "user", "content": request.text}])
+
+
+def chat_ids(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]]) -> torch.Tensor:
+    """Return the token ids of a conversation that waits for an answer, shape `(1, tokens)`."""
     made: Any = tokenizer.apply_chat_template(
-        turn, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        [dict(turn) for turn in turns], add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
-    chat_ids: torch.Tensor = made["input_ids"]
-    return chat_ids
+    ids: torch.Tensor = made["input_ids"]
+    return ids
 
 
 class _Clock(TextStreamer):
@@ -74,8 +78,12 @@ def generate(
     *,
     meter: Meter,
     emit: Emit,
+    cache: Cache | None = None,
 ) -> None:
-    """Generate into `answer`; what has arrived stays there if an error ends the run early."""
+    """Generate into `answer`; what has arrived stays there if an error ends the run early.
+
+    `cache` holds keys and values of the first of `ids` already; it grows by the rest and the answer.
+    """
     torch.manual_seed(request.seed)
     sampling = request.temperature > 0
     choice: dict[str, Any] = (
@@ -88,5 +96,6 @@ def generate(
             max_new_tokens=request.new,
             do_sample=sampling,
             streamer=_Clock(tokenizer, answer, meter, emit),
+            past_key_values=cache,
             **choice,
         )

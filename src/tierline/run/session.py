@@ -1,20 +1,25 @@
-"""A model that answers requests, with its tokenizer, and a report of what each answer took."""
+"""A model that answers, with its tokenizer: one request, or a conversation that keeps its cache."""
 
+from collections.abc import Sequence
 from types import TracebackType
 
-from transformers import PreTrainedTokenizerBase
+import torch
+from transformers import DynamicCache, PreTrainedTokenizerBase
 
+from tierline.errors import InputError
 from tierline.run.engine import Engine, Room
-from tierline.run.generate import Answer, Emit, generate, prompt_ids
+from tierline.run.generate import Answer, Emit, chat_ids, generate, prompt_ids
+from tierline.run.predict import Prediction
 from tierline.run.process_memory import peak_resident_bytes, reset_peak
 from tierline.run.report import RunReport, make_report
 from tierline.run.request import Request
 from tierline.run.source import Source
 from tierline.run.weights import Progress
+from tierline.trace import TraceEvent
 
 
 class Session:
-    """A model for one request, loaded for its prompt; use it as a context manager, or `close` it."""
+    """A model on disk, opened to answer; use it as a context manager, or `close` it."""
 
     def __init__(
         self, source: Source, *, resident: int | None, memory: int | None, keep_events: bool = False
@@ -36,15 +41,38 @@ class Session:
         """Give threads, memory and descriptors back; a second call does nothing."""
         self.engine.close()
 
+    @property
+    def events(self) -> Sequence[TraceEvent]:
+        """What happened while answering, if events were asked for."""
+        return self.engine.recorder.events
+
     def answer(self, request: Request, *, progress: Progress, emit: Emit) -> RunReport:
-        """Run `request` and return what it took; text goes to `emit` as it comes.
+        """Load the model for `request`, run it, and return what it took; text goes to `emit` as it comes.
 
         Raises BudgetError where a budget cannot work and FaultError where a read fails; `partial` then
         holds what had come by that time.
         """
         ids = prompt_ids(self.tokenizer, request)
-        room = Room(prompt_tokens=ids.shape[1], new=request.new)
-        prediction = self.engine.load(room, progress, keep_events=self._keep_events)
+        prediction = self.engine.load(Room(prompt_tokens=ids.shape[1], new=request.new), progress)
+        return self._run(ids, request, prediction, emit, None)
+
+    def converse(self, context: int, progress: Progress) -> "Conversation":
+        """Load the model for a conversation of at most `context` tokens and return it."""
+        if not self.tokenizer.chat_template:
+            raise InputError(f"{self.engine.source.path}: has no chat template, so it cannot converse")
+        new = max(1, context // 4)
+        return Conversation(self, self.engine.load(Room(max(1, context - new), new), progress), context)
+
+    def _run(
+        self,
+        ids: torch.Tensor,
+        request: Request,
+        prediction: Prediction,
+        emit: Emit,
+        cache: DynamicCache | None,
+    ) -> RunReport:
+        self.partial = Answer()
+        self.engine.recorder.on = self._keep_events
         reset_peak()
         generate(
             self.engine.model,
@@ -54,6 +82,7 @@ class Session:
             self.partial,
             meter=self.engine.measured,
             emit=emit,
+            cache=cache,
         )
         assert self.engine.weights is not None  # noqa: S101 - load has set it
         return make_report(
@@ -64,3 +93,42 @@ class Session:
             reserved_bytes=self.engine.reserved_bytes,
             measured_bytes=peak_resident_bytes(),
         )
+
+
+class Conversation:
+    """Turns of one conversation: each is computed once, and the cache carries over to the next."""
+
+    def __init__(self, session: Session, prediction: Prediction, context: int) -> None:
+        self._session, self._prediction, self._context = session, prediction, context
+        self._turns: list[dict[str, str]] = []
+        self._cached: list[int] = []
+        self._cache = DynamicCache(config=session.engine.model.config)
+
+    def say(self, request: Request, emit: Emit) -> RunReport:
+        """Answer `request.text` as the next turn and return what it took.
+
+        Raises InputError, the conversation unchanged, where the turn would outgrow the context.
+        """
+        turns = [*self._turns, {"role": "user", "content": request.text}]
+        ids = chat_ids(self._session.tokenizer, turns)
+        if ids.shape[1] + request.new > self._context:
+            raise InputError(
+                f"{ids.shape[1]:,} tokens of conversation and {request.new:,} new ones are more than the "
+                f"{self._context:,} that room was kept for: start anew, or give a larger --context"
+            )
+        self._keep_common(ids[0].tolist())
+        report = self._session._run(ids, request, self._prediction, emit, self._cache)  # noqa: SLF001 - its own
+        # The last token was chosen but never computed with, so it is not in the cache.
+        self._cached = [*ids[0].tolist(), *report.token_ids][: self._cache.get_seq_length()]
+        self._turns = [*turns, {"role": "assistant", "content": report.text}]
+        return report
+
+    def _keep_common(self, ids: list[int]) -> None:
+        """Cut the cache back to what it has in common with `ids`, leaving at least one token to compute."""
+        common = 0
+        for ours, theirs in zip(self._cached, ids[:-1], strict=False):
+            if ours != theirs:
+                break
+            common += 1
+        if surplus := self._cache.get_seq_length() - common:
+            self._cache.crop(-surplus)

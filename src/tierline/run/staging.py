@@ -10,13 +10,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tierline.errors import FaultError
 from tierline.run.direct_io import DirectFile, Extract
+from tierline.run.recorder import Recorder
 from tierline.run.tiles import Tile
-from tierline.trace import TraceEvent
 
 _PLACE_BYTES = 4096  # places in the ring start on pages, which satisfies every sector size
 _WAIT_S = 1.0  # how long compute waits before it looks whether the readers are still alive
@@ -30,7 +30,6 @@ class StreamMeter:
     link_busy_s: float = 0.0
     stall_s: float = 0.0
     restarts: int = 0
-    events: list[TraceEvent] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -53,7 +52,7 @@ class Staging:
         ring: memoryview,
         *,
         readers: int = 2,
-        keep_events: bool = False,
+        recorder: Recorder | None = None,
     ) -> None:
         self._schedule, self._files, self._ring = schedule, files, ring
         self.ring_bytes = len(ring)
@@ -65,10 +64,10 @@ class Staging:
         self._fault: BaseException | None = None
         self._closed = self._draining = False
         self._changed = threading.Condition()
-        self._keep_events = keep_events
+        self._recorder = recorder or Recorder()
         self.meter = StreamMeter()
         self._threads = [
-            threading.Thread(target=self._read_ahead, name=f"tierline-reader-{i}", daemon=True)
+            threading.Thread(target=self._read_ahead, name=f"disk reader {i}", daemon=True)
             for i in range(readers)
         ]
         for thread in self._threads:
@@ -121,7 +120,7 @@ class Staging:
             place = self._places[0]
             waited_s = time.perf_counter() - started_s
             self.meter.stall_s += waited_s
-            self._note("compute", "wait", wanted.name, started_s)
+            self._recorder.note("wait", "wait", wanted.name, started_s)
             return place
 
     def _restart(self, index: int) -> None:
@@ -168,7 +167,7 @@ class Staging:
             if self._reading == 0:
                 self.meter.link_busy_s += time.perf_counter() - self._busy_since
             self.meter.read_bytes += span_bytes
-            self._note("disk", "read", tile.name, started_s, span_bytes)
+            self._recorder.note(threading.current_thread().name, "read", tile.name, started_s, span_bytes)
             self._changed.notify_all()
 
     def _take_place(self) -> _Place | None:
@@ -198,13 +197,6 @@ class Staging:
 
     def _span_bytes(self, tile: Tile) -> int:
         return self._files[tile.tensor.path].span_bytes(_extract(tile))
-
-    def _note(self, resource: str, activity: str, name: str, start_s: float, traffic_bytes: int = 0) -> None:
-        if self._keep_events:
-            end_s = time.perf_counter()
-            self.meter.events.append(
-                TraceEvent(resource, activity, name, start_s, end_s, traffic_bytes)  # type: ignore[arg-type]
-            )
 
 
 def place_bytes(file: DirectFile, tile: Tile) -> int:

@@ -15,6 +15,7 @@ from tierline.run.direct_io import DirectFile, Extract, anonymous_memory
 from tierline.run.kernels import Kernel, Kernels
 from tierline.run.ledger import Ledger
 from tierline.run.matrix import Home, Matrix, PinnedTile, RowTable, StreamedTile, row_buffer_bytes
+from tierline.run.recorder import Recorder
 from tierline.run.staging import Staging, place_bytes
 from tierline.run.tiles import SMALLEST_TILE_BYTES, Tile, tile_limit, tiles_of, whole
 from tierline.run.verify import CheckedTile, RowChecks, check_tile
@@ -145,7 +146,7 @@ class Weights:
         self._homes: dict[str, list[Home]] = {}
         self.staging: Staging | None = None
 
-    def load(self, progress: Progress, *, keep_events: bool = False) -> None:
+    def load(self, progress: Progress, recorder: Recorder) -> None:
         """Read the pinned tiles, and start reading the streamed ones ahead."""
         placement = self.plan.placement
         pinned = {u.name for u in placement.pinned}
@@ -155,7 +156,7 @@ class Weights:
         if streamed:
             self.ledger.take(placement.staging_bytes, "staging")
             ring = anonymous_memory(placement.staging_bytes)
-            self.staging = Staging(streamed, self._files, ring, keep_events=keep_events)
+            self.staging = Staging(streamed, self._files, ring, recorder=recorder)
         used = index = 0
         for tile in self.plan.tiles:
             homes = self._homes.setdefault(tile.tensor.name, [])

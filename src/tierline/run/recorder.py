@@ -1,0 +1,26 @@
+"""Keeps what happened during a run as trace events, if anybody asked for them."""
+
+from threading import Lock
+from time import perf_counter
+
+from tierline.trace import Activity, TraceEvent
+
+
+class Recorder:
+    """Collects events from all threads while `on`; times are seconds since it was made."""
+
+    def __init__(self, *, on: bool = False) -> None:
+        self.on = on
+        self.events: list[TraceEvent] = []
+        self._origin_s = perf_counter()
+        self._lock = Lock()
+
+    def note(
+        self, resource: str, activity: Activity, name: str, started_s: float, traffic_bytes: int = 0
+    ) -> None:
+        """Keep what `resource` did from `started_s` (of time.perf_counter) until now."""
+        if not self.on:
+            return
+        start_s, end_s = started_s - self._origin_s, perf_counter() - self._origin_s
+        with self._lock:
+            self.events.append(TraceEvent(resource, activity, name, start_s, end_s, traffic_bytes))
