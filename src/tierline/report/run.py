@@ -20,6 +20,8 @@ def run_json(report: "RunReport") -> dict[str, object]:
     }
     document["token_ids"] = list(report.token_ids)
     document["bound"] = report.prediction.bound
+    document["planned_compute_s"] = report.prediction.compute_s
+    document["planned_link_s"] = report.prediction.link_s
     document["rows"] = [
         {
             "quantity": row.quantity,
