@@ -22,7 +22,7 @@ from tierline.run.kernels.packed import refuse_other_cpu
 from tierline.run.ledger import Ledger
 from tierline.run.matrix import Matrix, RowTable
 from tierline.run.predict import Prediction, measure_link, measure_matrices
-from tierline.run.process_memory import peak_resident_bytes, reset_peak
+from tierline.run.process_memory import peak_resident_bytes, reset_peak, return_freed
 from tierline.run.recorder import Recorder
 from tierline.run.source import Source
 from tierline.run.tiles import tiles_of
@@ -92,6 +92,7 @@ class Engine:
         Raises BudgetError where the budget cannot work, FaultError where a read fails.
         """
         fixed_bytes = self._load_fixed()
+        return_freed()  # a tokenizer's JSON leaves tens of MB behind
         overhead_s, self.reserved_bytes = self._rehearse(room)
         kv_bytes = room.tokens * kv_token_bytes(self.source.model, self.source.compute_format)
         budget = weight_budget(
