@@ -5,23 +5,28 @@ from tierline.errors import BudgetError
 from tierline.formats.parse import parse_format
 from tierline.machines.memory import read_memory
 from tierline.models.description import Model
-from tierline.units import format_bytes
+from tierline.units import MIB, format_bytes
 
 
-def weight_budget(*, resident: int | None, memory: int | None, reserved_bytes: int, kv_bytes: int) -> int:
+def weight_budget(
+    *, resident: int | None, memory: int | None, reserved_bytes: int, kv_bytes: int, least_bytes: int
+) -> int:
     """Return the most weight bytes to hold at once, staging included.
 
     `resident` is that number as the user gave it, `memory` the most for the whole process, of which
     `reserved_bytes` (measured in a rehearsed pass) and the cache's growth come first. Without either, what
-    is free on this computer is the process's. Raises BudgetError where nothing is left.
+    is free on this computer is the process's. Raises BudgetError, with the least that can work, where a
+    `memory` leaves less than the `least_bytes` that weights can be streamed in.
     """
     allowed = memory if memory is not None else read_memory().free_bytes + reserved_bytes
     left = allowed - reserved_bytes - kv_bytes
-    if left <= 0:
+    if memory is not None and left < least_bytes:
+        least = reserved_bytes + kv_bytes + least_bytes
         raise BudgetError(
-            f"--memory {format_bytes(allowed)} is too little: the process takes "
-            f"{format_bytes(reserved_bytes)} without weights (interpreter, libraries, activations) and the "
-            f"cache of this run {format_bytes(kv_bytes)}; weights come on top"
+            f"--memory {format_bytes(memory)} is too little: the process takes "
+            f"{format_bytes(reserved_bytes)} without weights (interpreter, libraries, activations), the "
+            f"cache of this run {format_bytes(kv_bytes)}, and weights can be streamed in "
+            f"{format_bytes(least_bytes)} at the least. Give --memory {-(-least // MIB)}MiB or more"
         )
     return left if resident is None else min(left, resident)
 

@@ -95,13 +95,15 @@ class Engine:
         return_freed()  # a tokenizer's JSON leaves tens of MB behind
         overhead_s, self.reserved_bytes = self._rehearse(room)
         kv_bytes = room.tokens * kv_token_bytes(self.source.model, self.source.compute_format)
+        planner = self._planner(fixed_bytes)
         budget = weight_budget(
             resident=self._resident,
             memory=self.allowed_bytes,
             reserved_bytes=self.reserved_bytes - fixed_bytes,
             kv_bytes=kv_bytes,
+            least_bytes=planner.least_bytes,
         )
-        plan = self._planner(fixed_bytes).plan(budget)
+        plan = planner.plan(budget)
         ledger = Ledger(budget)
         ledger.take(plan.needs.total_bytes, "small tensors and buffers")
         self.weights = Weights(plan, self._files, ledger, self._kernels, verify=self._verify)

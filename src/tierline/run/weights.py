@@ -78,6 +78,12 @@ class Planner:
             kernels.of(tensor)
         self._needs = Needs(fixed_bytes, kernels.scratch_bytes, sum(map(row_buffer_bytes, tables)))
 
+    @property
+    def least_bytes(self) -> int:
+        """The fewest bytes in which these weights can be held and streamed at all."""
+        _, units = self._cut(self._order, SMALLEST_TILE_BYTES)
+        return self._needs.total_bytes + smallest_capacity(units, slots=STAGED_TILES)
+
     def plan(self, allowed_bytes: int) -> WeightPlan:
         """Return the placement within `allowed_bytes`: everything pinned, or as much as staging leaves.
 
@@ -118,8 +124,7 @@ class Planner:
         return tiles, [Unit(tile.name, place_bytes(self._files[tile.tensor.path], tile)) for tile in tiles]
 
     def _too_little(self, allowed_bytes: int) -> BudgetError:
-        _, units = self._cut(self._order, SMALLEST_TILE_BYTES)
-        least = self._needs.total_bytes + smallest_capacity(units, slots=STAGED_TILES)
+        least = self.least_bytes
         return BudgetError(
             f"{format_bytes(allowed_bytes)} ({allowed_bytes:,} B) for weights is too little: streaming needs "
             f"{format_bytes(least)} ({least:,} B): {format_bytes(self._needs.fixed_bytes)} of small tensors, "
