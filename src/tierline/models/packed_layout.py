@@ -25,10 +25,11 @@ CHECKSUM_BYTES = 4
 # The forms of torch's CPU kernels: one bf16 scale per row; bf16 scale and zero per group of 32.
 INT8, INT4 = "int8:channel,scale=bf16", "int4:group=32,scale=bf16,zero=float"
 GROUP, SCALE_BYTES = 32, 2
-# Of what the kernels can take: outside of it they read out of bounds. Panels are whole blocks of int4 rows.
+# What the kernels can take: outside of it they read out of bounds or crash. Whole panels are blocks of int4
+# rows, and multiples of 64 bytes, since the int8 kernel crashes on weights that do not start at one of 16.
 _COLUMNS_OF = {INT8: 16, INT4: GROUP}
 _ROWS_OF = {INT8: 1, INT4: 16}
-PANEL_ROWS_OF = {INT8: 1, INT4: 64}
+PANEL_ROWS_OF = {INT8: 32, INT4: 64}
 
 
 def fits(format_name: str, shape: tuple[int, ...]) -> bool:
@@ -101,6 +102,8 @@ def _packed(stored: StoredTensor, entry: Fields) -> StoredTensor:
             raise entry.error("shape", list(shape), f"a shape that {number_format} can have")
         element_count(shape, entry.where)
         footprint_bytes = parse_format(number_format).footprint_bytes(shape)
+        if stored.offset % ALIGNMENT_BYTES:
+            raise InputError(f"{entry.where}: starts at {stored.offset:,}, no multiple of {ALIGNMENT_BYTES}")
         if stored.format != "uint8" or stored.footprint_bytes != footprint_bytes:
             raise InputError(
                 f"{entry.where}: {list(shape)} in {number_format} takes {footprint_bytes:,} bytes, but "

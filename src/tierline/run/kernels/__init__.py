@@ -7,7 +7,7 @@ from tierline.models.packed_layout import INT4, INT8
 from tierline.models.stored import StoredTensor
 from tierline.run.kernels.blocks import CHUNK_ELEMENTS, BlockKernel, runnable_blocks
 from tierline.run.kernels.kernel import DenseKernel, Kernel
-from tierline.run.kernels.packed import EXPANDED_BYTES, Int4Kernel, Int8Kernel
+from tierline.run.kernels.packed import Int4Kernel, Int8Kernel, expanded_bytes
 
 __all__ = ["DENSE_DTYPES", "Kernel", "Kernels"]
 
@@ -22,16 +22,19 @@ class Kernels:
         self.compute = compute
         self._made: dict[tuple[str, int], Kernel] = {}
         self._scratch = torch.empty(0, dtype=compute)
+        self._expanded_bytes = 0
 
     @property
     def scratch_bytes(self) -> int:
         """Bytes that weights are expanded into, of all kernels made so far."""
-        packed = any(format_name in _PACKED for format_name, _ in self._made)
-        return self._scratch.nbytes + (EXPANDED_BYTES if packed else 0)
+        return self._scratch.nbytes + self._expanded_bytes
 
     def of(self, tensor: StoredTensor) -> Kernel:
         """Return the kernel for a tensor's stored format; raise InputError where there is none."""
-        key = (tensor.format, tensor.panel_rows if tensor.format in _PACKED else 1)
+        packed = tensor.format in _PACKED
+        key = (tensor.format, tensor.panel_rows if packed else 1)
+        if packed:
+            self._expanded_bytes = max(self._expanded_bytes, expanded_bytes(tensor))
         if key not in self._made:
             self._made[key] = self._make(*key)
         return self._made[key]

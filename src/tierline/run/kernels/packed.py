@@ -11,12 +11,15 @@ from torch.nn import functional
 
 from tierline.errors import InputError
 from tierline.models.packed_layout import CPU_KEY, GROUP, INT4, PANEL_ROWS_OF, SCALE_BYTES
+from tierline.models.stored import StoredTensor
 
-# Up to here the kernels win; beyond, expanding once and a plain product does (facts in docs/engine.md).
+# Measured on two cores with AVX512, an 8192 x 2048 matrix, ms at 16 rows and at 128: int8 2.2 and 15.4, int4
+# 1.9 and 14.5, plain bf16 1.9 and 7.2. So from here on expanding and a plain product is the quicker way.
 WIDEST_PASS = 16
 EXPANDED_ELEMENTS = 2**19
-EXPANDED_BYTES = 8 * EXPANDED_ELEMENTS  # of a piece: codes, fp32 values, and what is multiplied
+_EXPANDED_BYTES = 8  # of an element: its code twice, its value in fp32 and in bf16
 _BLOCK_ROWS = PANEL_ROWS_OF[INT4]
+_ALIGNMENT_BYTES = 16  # of int8 weights: passes of four rows and more crash on any other start
 _INNER_TILES = 1  # an argument that the CPU's packing asks for and ignores
 
 
@@ -28,6 +31,13 @@ def refuse_other_cpu(metadata: Mapping[str, object], path: Path) -> None:
             f"{path}: its int4 weights are packed for the kernels of {str(packed_for)[:40]}, and torch uses "
             f"those of {here} here: run `tierline pack` on this computer, from the original model"
         )
+
+
+def expanded_bytes(tensor: StoredTensor) -> int:
+    """Return the most bytes that a wide pass expands of `tensor` at once."""
+    columns = tensor.shape[1]
+    piece = max(EXPANDED_ELEMENTS, _BLOCK_ROWS * columns)
+    return _EXPANDED_BYTES * min(piece, tensor.panel_rows * columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +63,7 @@ class Int8Kernel:
             at = start * (columns + SCALE_BYTES)
             weights = torch.frombuffer(raw, dtype=torch.int8, count=count * columns, offset=at)
             scales = torch.frombuffer(raw, dtype=torch.bfloat16, count=count, offset=at + count * columns)
-            yield weights.view(count, columns), scales
+            yield _aligned(weights).view(count, columns), scales
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +102,11 @@ def pack_int4(codes: torch.Tensor) -> torch.Tensor:
         codes.to(torch.int32), _INNER_TILES
     )
     return packed.view(codes.shape[0], -1)
+
+
+def _aligned(weights: torch.Tensor) -> torch.Tensor:
+    """Return the weights, copied if they do not start where the kernel can read them (files' panels do)."""
+    return weights.clone() if weights.data_ptr() % _ALIGNMENT_BYTES else weights
 
 
 def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
