@@ -10,13 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from tierline.errors import InputError
-from tierline.machines.calibration import Calibration
 from tierline.machines.document import document, numbers
 from tierline.machines.load import THIS, load_machine, machine_names
 from tierline.machines.machine import Machine, Rate
 from tierline.machines.sources import Reference, references, source_keys
+from tierline.report.calibration import calibration_table
 from tierline.report.tables import shown
-from tierline.sourced import Sourced
 from tierline.units import format_bytes, format_count, format_rate, format_seconds
 
 _WIDTH = 100
@@ -92,7 +91,7 @@ def _parts(machine: Machine) -> Iterator[RenderableType]:
     yield table
     yield Text()
     if machine.calibration is not None:
-        yield _calibration(machine.calibration)
+        yield calibration_table(machine.calibration)
         yield Text()
     for source in _sources(machine):
         yield Text(f"{source.key}: {source.title} ({source.date})")
@@ -129,19 +128,3 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
-
-
-def _calibration(calibration: Calibration) -> Table:
-    """Return the figures of a calibration, alone and overlapped, each with its spread."""
-    table = _table("calibrated", "alone", "spread", "overlapped", "spread")
-    for name, unit, figure in calibration.figures():
-        table.add_row(shown(name), *_spread(figure.alone, unit), *_spread(figure.overlapped, unit))
-    return table
-
-
-def _spread(number: Sourced | None, unit: str) -> tuple[str, str]:
-    if number is None:
-        return "-", "-"
-    formats = {"B/s": format_rate, "s": format_seconds}
-    value = formats[unit](number.value) if unit in formats else format_count(number.value) + unit
-    return value, "-" if number.spread is None else f"{number.spread:.1%}"

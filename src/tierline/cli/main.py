@@ -17,6 +17,7 @@ VERBS = {
     "roofline": "The intensity of every operation against every ceiling and link; --plot FILE.",
     "derive": "The derivation of a plan, formula by formula with its numbers, as Markdown.",
     "audit": "Check published figures: derive each one, say what holds, what is wrong and why.",
+    "calibrate": "Measure this computer: disk, memory and kernels, alone and together; for --on this.",
     "models": "List the models that Tierline knows by name, or show one.",
     "machines": "List the machines that Tierline knows by name, or show one.",
 }

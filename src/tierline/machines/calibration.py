@@ -27,9 +27,9 @@ class Measured:
     overlapped: Sourced | None = None
 
     @property
-    def streaming(self) -> float:
-        """The value that counts while weights stream: overlapped where it is known."""
-        return (self.overlapped or self.alone).value
+    def streaming(self) -> Sourced:
+        """The number that counts while weights stream: overlapped where it is known."""
+        return self.overlapped or self.alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Calibration:
         for read in self.reads:
             yield f"disk read, {read.request_bytes // 1024} KiB x {read.readers}", "B/s", read.rate
         for p in self.products:
-            yield f"product {p.format} in {p.compute}, {p.rows} rows", "FLOP/s", p.rate
+            yield f"product {p.format} in {p.compute}, {p.rows} row{'s' * (p.rows > 1)}", "FLOP/s", p.rate
         for e in self.expansions:
             yield f"expand {e.format} to {e.compute}", "B/s", e.rate
 
@@ -92,7 +92,8 @@ def read_settings(machine: "Machine") -> tuple[int, int]:
     """Return (bytes per request, reader threads) with which to stream from `machine`'s disk.
 
     Of the settings that were measured, the one that holds the least memory (request x readers) and is within
-    3 % of the fastest, by the rate beside running compute; 4 MiB and 2 where the machine is not calibrated.
+    3 % of the fastest, or within its spread if that is wider, by the rate beside running compute; 4 MiB and 2
+    where the machine is not calibrated.
     """
     reads = machine.calibration.reads if machine.calibration else ()
     if not reads:
@@ -102,7 +103,8 @@ def read_settings(machine: "Machine") -> tuple[int, int]:
 
 def choose_read(reads: tuple[ReadRate, ...]) -> tuple[int, int]:
     """Return what `read_settings` does, of `reads` (at least one)."""
-    fastest = max(read.rate.streaming for read in reads)
-    good = [read for read in reads if read.rate.streaming >= fastest * (1 - _AS_GOOD)]
+    fastest = max((read.rate.streaming for read in reads), key=lambda number: number.value)
+    least = fastest.value * (1 - max(_AS_GOOD, fastest.spread or 0))
+    good = [read for read in reads if read.rate.streaming.value >= least]
     best = min(good, key=lambda read: (read.request_bytes * read.readers, read.readers))
     return best.request_bytes, best.readers
