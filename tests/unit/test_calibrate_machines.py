@@ -12,7 +12,7 @@ from tierline.machines.calibrated import calibration_file, read_calibrated
 from tierline.machines.calibration import DEFAULT_READ_SETTINGS, read_settings
 from tierline.machines.cgroups import read_limit
 from tierline.machines.document import document
-from tierline.machines.load import load_machine
+from tierline.machines.load import load_calibrated, load_machine
 from tierline.machines.memory import read_memory
 
 _NUMBER = '{{ value = "{}", spread = {}, kind = "measured", source = "bench, 2026-11-22" }}'
@@ -135,6 +135,7 @@ def test_this_is_what_was_calibrated_with_the_capacities_of_now(kept: Path) -> N
         + read("2MiB", 2, "3GB/s")
     )
     machine = load_machine("this")
+    assert load_calibrated(kept) is not None
     assert machine.fast.capacity_bytes.value == read_memory().capacity_bytes
     assert machine.fast.rate is not None
     assert machine.fast.rate.value == 7e9
@@ -147,6 +148,8 @@ def test_this_is_what_was_calibrated_with_the_capacities_of_now(kept: Path) -> N
 def test_a_kept_file_that_is_no_calibration_is_not_used(kept: Path, tmp_path: Path, text: str) -> None:
     kept.write_bytes(text.encode("latin-1"))
     assert read_calibrated(tmp_path) is None
+    assert load_calibrated(tmp_path) is None
+    assert [p.name for p in kept.parent.iterdir()] == [kept.name]  # nothing was measured instead
 
 
 def _limited(root: Path, cgroup: str, files: dict[str, str]) -> Path:

@@ -44,6 +44,16 @@ def load_machine(name_or_path: str, overrides: Sequence[str] = (), *, near: Path
     return build(override(draft, overrides))
 
 
+def load_calibrated(near: Path) -> Machine | None:
+    """Return this computer as it was calibrated with the disk that holds `near`, None where it was not.
+
+    Unlike `load_machine("this")` it never measures, so that whoever starts a run does not wait for it.
+    """
+    from tierline.machines.calibrated import read_calibrated
+
+    return load_machine(THIS, near=near) if read_calibrated(near) is not None else None
+
+
 def _catalogue() -> Traversable:
     return resources.files("tierline") / "data" / "machines"
 
