@@ -32,8 +32,9 @@ def test_adapters_train_only_themselves() -> None:
 
 
 def test_recomputation_adds_its_flop_and_drops_its_activations() -> None:
-    assert [step_flop(101, 7, c) for c in ("none", "selective", "full")] == [303, 310, 404]
-    assert step_flop(101, 7, "none", trained=False) == 202
+    assert [step_flop(101, 7, c).total for c in ("none", "selective", "full")] == [303, 310, 404]
+    adapted = step_flop(101, 7, "full", adapters=11)  # 94 of frozen products pass gradients on, once
+    assert (adapted.forward, adapted.backward, adapted.recomputed) == (112, 94 + 2 * (7 + 11), 112)
     tokens, batch, hidden, heads = 11, 3, 26, 13
     rows = tokens * batch * hidden
     kept = [layer_activation_bytes(tokens, batch, hidden, heads, c) for c in ("none", "selective", "full")]

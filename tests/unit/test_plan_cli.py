@@ -89,6 +89,14 @@ def test_impossible_is_an_answer_and_not_an_error(capsys: pytest.CaptureFixture[
         ("smolvlm2-256m --on nexys-video --prefill-chunk 0", "--prefill-chunk 0"),
         ("smolvlm2-256m --on nexys-video --kv-block-tokens 0", "--kv-block-tokens 0"),
         ("smolvlm2-256m --on nexys-video --include some", "layer-matrices"),
+        ("smolvlm2-256m --on nexys-video --runtime onnx", "llama.cpp"),
+        ("smolvlm2-256m --on nexys-video --training adam", "adamw-8bit"),
+        ("smolvlm2-256m --on nexys-video --training lora:rank=0", "lora:rank=0"),
+        ("smolvlm2-256m --on nexys-video --training lora:rank=1000000", "lora:rank=1000000"),
+        ("smolvlm2-256m --on nexys-video --training adamw --checkpointing some", "selective"),
+        ("smolvlm2-256m --on nexys-video --checkpointing full", "--training"),
+        ("smolvlm2-256m --on nexys-video --training adamw --new 3", "--prompt-tokens"),
+        ("smolvlm2-256m --on nexys-video --training adamw --weights int8", "no gradients"),
     ],
 )
 def test_bad_options_say_what_is_wrong(
@@ -113,3 +121,74 @@ def test_planning_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+def test_training_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    step = "llama-3.2-1b --on h100-sxm --prompt-tokens 1009 --batch 3"
+    whole = as_json(f"{step} --training adamw", capsys)
+    trained = 1_235_814_400
+    held = whole["footprint"]
+    states = (held["weights_bytes"], held["master_bytes"], held["gradient_bytes"], held["optimizer_bytes"])
+    assert states == (2 * trained, 4 * trained, 2 * trained, 8 * trained)  # 16 bytes each, as in ZeRO
+    assert held["total_bytes"] == sum(states) + held["activation_bytes"] + held["runtime_bytes"]
+    assert (whole["fits"], [p["name"] for p in whole["phases"]]) == (True, ["training"])
+    phase, figures = whole["phases"][0], whole["training"]
+    # 2 FLOP per parameter of a matrix and token (the embedding is looked up, its tied head multiplies), and
+    # 4 * layers * width * keys of attention
+    matrices, attention = trained - 2048 * (2 * 16 + 1), 4 * 16 * 2048 * 1009
+    assert figures["forward_flop"] == 3 * 1009 * (2 * matrices + attention)
+    assert (figures["backward_flop"], figures["recomputed_flop"]) == (2 * figures["forward_flop"], 0)
+    assert phase["flop"] == 3 * figures["forward_flop"]
+    assert phase["time_s"] == pytest.approx(max(phase["compute_s"], phase["links"][0]["time_s"]))
+    assert phase["tokens_per_s"] == pytest.approx(3 * 1009 / phase["time_s"])
+    full = as_json(f"{step} --training adamw --checkpointing full", capsys)
+    assert full["phases"][0]["flop"] == 4 * figures["forward_flop"]
+    logits = 3 * 1009 * 128_256 * 4  # log-probabilities in fp32
+    kept = full["training"]["kept_activation_bytes"] - logits
+    rows = 3 * 1009 * 2048 * 2
+    assert kept == 16 * rows + 2 * rows + 3 * 1009 * 2  # inputs of the layers, the last norm, the head; ids
+
+
+def test_adapters_are_trained_on_frozen_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    step = "llama-3.2-1b --on h100-sxm --prompt-tokens 1009 --training lora:rank=13 --weights mxfp4"
+    found = as_json(step, capsys)
+    shapes = [(2048, 2048)] * 2 + [(512, 2048)] * 2 + [(8192, 2048)] * 3
+    trained = 16 * 13 * sum(a + b for a, b in shapes)
+    assert found["training"]["trained_parameters"] == trained
+    held = found["footprint"]
+    assert (held["gradient_bytes"], held["optimizer_bytes"]) == (2 * trained, 8 * trained)
+    assert held["weights_bytes"] < 1_235_814_400
+    _, out, _ = run(f"{step} --checkpointing selective --batch 2", capsys)
+    for part in ("training llama-3.2-1b on h100-sxm", "lora:rank=13, selective", "gradients", "tok/s"):
+        assert part in out
+
+
+def test_a_step_that_does_not_fit_says_what_would(capsys: pytest.CaptureFixture[str]) -> None:
+    found = as_json("llama-3.1-8b --on h100-sxm --training adamw --prompt-tokens 2048", capsys)
+    assert (found["fits"], found["strategy"], found["phases"][0]["time_s"]) == (False, "impossible", None)
+    assert any("lora:rank=16" in line and "fits" in line for line in found["remedies"])
+
+
+def test_runtimes_change_what_they_say(capsys: pytest.CaptureFixture[str]) -> None:
+    shape = "llama-3.2-1b --on desktop-ddr5 --prompt-tokens 1009 --new 4"
+    bare, paged = (as_json(f"{shape} --runtime {name}", capsys) for name in ("bare", "vllm"))
+    assert (bare["runtime"], paged["runtime"]) == ("bare", "vllm")
+    token_bytes = 16 * 2 * 8 * 64 * 2
+    assert bare["footprint"]["kv_cache_bytes"] == 1013 * token_bytes
+    assert paged["footprint"]["kv_cache_bytes"] == 1024 * token_bytes
+    eager = as_json(f"{shape} --runtime transformers-eager", capsys)["footprint"]["activation_bytes"]
+    assert eager > as_json(f"{shape} --runtime transformers", capsys)["footprint"]["activation_bytes"]
+    every = as_json(f"{shape} --all-logits", capsys)
+    assert every["phases"][0]["flop"] - bare["phases"][0]["flop"] == 1008 * 2 * 2048 * 128_256
+    assert every["footprint"]["activation_bytes"] > 1009 * 128_256 * 2
+
+
+def test_static_projections_are_made_once_or_in_every_step(capsys: pytest.CaptureFixture[str]) -> None:
+    hoisted, not_hoisted = (
+        as_json(f"smolvla --on alveo-u280 --weights int8 --steps 10 {option}", capsys)["phases"][-1]
+        for option in ("", "--no-hoist")
+    )
+    assert (hoisted["name"], hoisted["passes"]) == ("denoise", 10)
+    static = not_hoisted["weight_read_bytes_per_pass"] - hoisted["weight_read_bytes_per_pass"]
+    assert static > 0
+    assert not_hoisted["weight_read_bytes"] - hoisted["weight_read_bytes"] == 9 * static

@@ -10,6 +10,7 @@ import typer
 
 from tierline.cost.activations import ACTIVATION_POLICIES, ActivationPolicy
 from tierline.cost.costing import SCOPES, Costing, Scope
+from tierline.cost.training import CHECKPOINTINGS, OPTIMIZERS
 from tierline.errors import InputError
 from tierline.formats.precision import Precision
 from tierline.machines.load import load_machine
@@ -89,6 +90,22 @@ RuntimeOption = Annotated[
 ]
 AllLogitsOption = Annotated[
     bool, typer.Option("--all-logits", help="Logits of every position of the prompt, not of the last alone.")
+]
+TrainingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--training",
+        metavar="|".join((*OPTIMIZERS, "lora:rank=R")),
+        help="Plan a training step on prompts of --prompt-tokens instead of inference.",
+    ),
+]
+CheckpointingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpointing",
+        metavar="|".join(CHECKPOINTINGS),
+        help="Activations that a training step computes again; none if not given.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document in base units.")]
 

@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from tierline.cli import options
-from tierline.cli.options import scenario
+from tierline.cli.options import Scenario, scenario
+from tierline.cost.training import Training
+from tierline.errors import InputError
 from tierline.formats.parse import parse_format
 from tierline.plan.build import plan_with
 from tierline.plan.runtime import DEFAULT_RUNTIME
@@ -23,6 +25,36 @@ SensitivityFormatsOption = Annotated[
         "--sensitivity-format", metavar="FMT", help="A format to try; repeatable; several if not given."
     ),
 ]
+
+
+def _training(
+    text: str | None, checkpointing: str | None, new: int | None, *, sensitivity: bool
+) -> Training | None:
+    """Return how to train, None where inference is asked for; refuse options that would do nothing."""
+    if text is None:
+        if checkpointing is not None:
+            raise InputError(f"--checkpointing {checkpointing}: goes with --training")
+        return None
+    if new is not None:
+        raise InputError(f"--new {new}: a training step generates nothing; its tokens are --prompt-tokens")
+    if sensitivity:
+        raise InputError("--sensitivity: is of inference; leave it out, or --training")
+    return Training.of(text, checkpointing or "none")
+
+
+def _plan_training(asked: Scenario, how: Training, *, as_json: bool) -> None:
+    """Plan a training step and print it."""
+    from tierline.plan.training import plan_training
+
+    planned = plan_training(asked.model, asked.machine, asked.workload, asked.costing, how)
+    if as_json:
+        from tierline.report.schema_training import training_json
+
+        typer.echo(json.dumps(training_json(planned), indent=2))
+        return
+    from tierline.report.tables_training import print_training
+
+    print_training(planned)
 
 
 def plan(
@@ -49,6 +81,8 @@ def plan(
     expert_shares: options.SharesOption = None,
     runtime: options.RuntimeOption = DEFAULT_RUNTIME,
     all_logits: options.AllLogitsOption = False,
+    training: options.TrainingOption = None,
+    checkpointing: options.CheckpointingOption = None,
     sensitivity: SensitivityOption = False,
     sensitivity_formats: SensitivityFormatsOption = None,
     as_json: options.JsonOption = False,
@@ -57,6 +91,7 @@ def plan(
 
     Example: tierline plan smolvlm2-256m --on nexys-video --weights mxfp8:block=8 --context 1024
     """
+    how = _training(training, checkpointing, new, sensitivity=sensitivity)
     asked = scenario(
         model,
         on,
@@ -68,7 +103,7 @@ def plan(
         keep=keep,
         batch=batch,
         prompt_tokens=prompt_tokens,
-        new=new,
+        new=0 if how else new,
         context=context,
         images=images,
         steps=steps,
@@ -82,6 +117,9 @@ def plan(
         runtime=runtime,
         all_logits=all_logits,
     )
+    if how:
+        _plan_training(asked, how, as_json=as_json)
+        return
     formats = [parse_format(name) for name in sensitivity_formats or SENSITIVITY_FORMATS]
     planned = plan_with(asked.model, asked.machine, asked.workload, asked.costing)
     kept = find_sensitivity(planned, formats) if sensitivity else ()

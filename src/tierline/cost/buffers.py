@@ -43,16 +43,21 @@ class BufferRules:
 
 
 LEAN = BufferRules()
+LAYER_INPUT = "layer input"
 
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """Bytes that are live from step `first` to step `last` of a layer, both included."""
+    """Bytes that are live from step `first` to step `last` of a layer, both included.
+
+    `kept` says that a backward pass needs them: something other than a sum reads them.
+    """
 
     name: str
     footprint_bytes: Amount
     first: int
     last: int
+    kept: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,11 @@ class LayerBuffers:
     def live_bytes(self) -> list[Amount]:
         """Return the bytes live in each step."""
         return [sum(b.footprint_bytes for b in self.live(step)) for step in range(len(self.steps))]
+
+    @property
+    def kept_bytes(self) -> Amount:
+        """The bytes of all buffers that a backward pass needs."""
+        return sum(b.footprint_bytes for b in self.buffers if b.kept)
 
     @property
     def peak_bytes(self) -> Amount:
@@ -124,7 +134,7 @@ class _Walk:
         if not block.operations:
             return
         first = block.operations[0]
-        stream = self._make("layer input", self._bytes(first, first.in_features), first.in_features)
+        stream = self._make(LAYER_INPUT, self._bytes(first, first.in_features), first.in_features)
         if self.rules.held:
             self.held.append(stream)
             if not first_layer:
@@ -134,7 +144,7 @@ class _Walk:
             stream = self._branch(branch, stream, adds=adds)
         self._drop_all(self.held)
         if stream not in self.held:
-            self._drop(stream)
+            self._drop(stream, kept=False)  # the next layer's input, which is counted there
 
     def _branch(self, branch: Sequence[Operation], stream: _Live, *, adds: bool) -> _Live:
         """Walk through one branch; return the stream that it leaves."""
@@ -157,17 +167,20 @@ class _Walk:
             self._drop(source, None if self.rules.held else source.last_read)
         if not pending:
             return source
-        result = self._result("residual sum", pending[-1], branch[-1]) if adds else pending[-1]
+        result = self._result("residual sum", pending[-1], branch[-1], kept=False) if adds else pending[-1]
         self._drop_all(pending[:-1])
         if stream not in self.held:
             self._drop(stream)
         return result
 
     def _norm(self, operation: Operation) -> _Live:
-        """Normalise in fp32: the scaled rows, their copy where the format is another one, and the result."""
+        """Normalise in fp32: the scaled rows, their copy where the format is another one, and the result.
+
+        A norm with a bias is PyTorch's own kernel, fused wherever it runs; one without is written out.
+        """
         count = self._bytes(operation, operation.out_features)
         scratch = []
-        if not self.rules.fusion:
+        if not self.rules.fusion and len(operation.weights) < 2:
             wide = self._bytes(operation, operation.in_features, FP32)
             scratch.append(self._make(f"{operation.name} rows in fp32", wide))
             if self.format.name != "fp32":
@@ -221,7 +234,9 @@ class _Walk:
             given = self._rotated(operation, how, given)
         if how.cache == "append" and self.rules.held:  # the whole cache is counted beside these buffers
             to_come = write_bytes(how, self.kv_format, self.values)
-            self.buffers.append(Buffer("cache not yet appended", -to_come, 0, len(self.steps) - 1))
+            self.buffers.append(
+                Buffer("cache not yet appended", -to_come, 0, len(self.steps) - 1, kept=False)
+            )
         if how.cache == "append":  # keys and values are the cache's now
             self._drop_all(given[1:])
             given = given[:1]
@@ -249,8 +264,8 @@ class _Walk:
             products = self._make(f"{operation.name} {name} turning", 2 * count)
             turned.append(self._make(f"{operation.name} {name} turned", count, width))
             self.steps.append(f"{operation.name} rotate {name}")
-            self._drop(products)
-        self._drop_all(given[:2])
+            self._drop(products, kept=False)
+        self._drop_all(given[:2], kept=False)  # a rotation is undone without what it turned
         return [*turned, *given[2:]]
 
     def _scores(self, operation: Operation, how: Attention) -> _Live:
@@ -262,22 +277,25 @@ class _Walk:
             return self._make(name, count)
         before = [self._make(name, count), self._make(f"{name} scaled or masked", count)]
         self.steps.append(f"{operation.name} scale")
-        self._drop_all(before)
+        self._drop_all(before, kept=False)
         if self.format.name != "fp32":
             wide = element_bytes(elements, FP32)
             within = [self._make(name, count), self._make(f"{name} in fp32, before and after", 2 * wide)]
             self.steps.append(f"{operation.name} softmax")
-            self._drop_all(within)
+            self._drop_all(within, kept=False)
         return self._make(f"{name} normalised", count)
 
-    def _result(self, name: str, given: _Live, operation: Operation) -> _Live:
-        """Return the result of element-wise work on `given`, in its place or in a buffer of its own."""
+    def _result(self, name: str, given: _Live, operation: Operation, *, kept: bool = True) -> _Live:
+        """Return the result of element-wise work on `given`, in its place or in a buffer of its own.
+
+        `kept` says whether its backward pass needs `given`.
+        """
         if self.rules.in_place:
             return given
         width = operation.out_features
         made = self._make(name, self._bytes(operation, width), width)
         self.steps.append(name)
-        self._drop(given)
+        self._drop(given, kept=kept)
         return made
 
     def _expert_bytes(self, operation: Operation) -> Amount:
@@ -292,14 +310,14 @@ class _Walk:
     def _make(self, name: str, footprint_bytes: Amount, width: int = 0) -> _Live:
         return _Live(name, footprint_bytes, len(self.steps), width, last_read=len(self.steps))
 
-    def _drop(self, live: _Live, last: int | None = None) -> None:
+    def _drop(self, live: _Live, last: int | None = None, *, kept: bool = True) -> None:
         """End a buffer with the step `last`, or with the one that was made last."""
         end = len(self.steps) - 1 if last is None else last
-        self.buffers.append(Buffer(live.name, live.footprint_bytes, live.first, end))
+        self.buffers.append(Buffer(live.name, live.footprint_bytes, live.first, end, kept=kept))
 
-    def _drop_all(self, lives: Iterable[_Live]) -> None:
+    def _drop_all(self, lives: Iterable[_Live], *, kept: bool = True) -> None:
         for live in lives:
-            self._drop(live)
+            self._drop(live, kept=kept)
 
 
 def _read_of(operation: Operation, source: _Live, pending: Sequence[_Live], *, ahead: bool) -> int:

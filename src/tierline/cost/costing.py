@@ -21,7 +21,8 @@ class Costing:
     (what is occupied is not affected). `prefill_chunk` cuts a prompt into passes of at most that many rows.
     `average_decode` costs every decode pass at its own context instead of all at the last one.
     `expert_shares` is how often each expert is visited, None for uniform routing. `buffers` says how the
-    runtime treats its activations, and `all_logits` that a prefill makes those of every position.
+    runtime treats its activations, and `all_logits` that a prefill makes those of every position. `runtime`
+    names whose habits these are.
     """
 
     precision: Precision
@@ -34,3 +35,4 @@ class Costing:
     expert_shares: tuple[float, ...] | None = None
     buffers: BufferRules = LEAN
     all_logits: bool = False
+    runtime: str = "bare"

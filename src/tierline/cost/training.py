@@ -3,17 +3,71 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from tierline.cost.amount import Values
+from tierline.cost.buffers import LAYER_INPUT, BufferRules, Kernel, layer_buffers
 from tierline.errors import InputError
+from tierline.formats.format import Format
+from tierline.models.description import Block
 
 Optimizer = Literal["adamw", "adamw-8bit", "sgd", "sgd-momentum"]
 Checkpointing = Literal["none", "selective", "full"]
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
+CHECKPOINTINGS: tuple[Checkpointing, ...] = get_args(Checkpointing)
+_LONGEST_RANK = 5  # digits
 
 # Bytes of optimizer state per trained parameter, without a master copy. AdamW keeps two fp32 moments
 # (Rajbhandari et al., ZeRO, arXiv 1910.02054, section 3.1); its 8-bit form one byte each and an fp32 scale
 # per 2,048 of them (Dettmers et al., arXiv 2110.02861).
 _STATE_BYTES: dict[Optimizer, int] = {"adamw": 8, "adamw-8bit": 2, "sgd": 0, "sgd-momentum": 4}
 _BLOCK = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How a model is trained: `rank` is that of LoRA's adapters, None where every parameter is trained."""
+
+    optimizer: Optimizer
+    rank: int | None = None
+    checkpointing: Checkpointing = "none"
+
+    @classmethod
+    def of(cls, text: str, checkpointing: str = "none") -> "Training":
+        """Return what `text` names: an optimizer, or `lora:rank=R` (adapters trained with AdamW).
+
+        Raises InputError for anything else, and for a checkpointing that is not one of CHECKPOINTINGS.
+        """
+        kept = next((c for c in CHECKPOINTINGS if c == checkpointing), None)
+        if kept is None:
+            raise InputError(f"--checkpointing {checkpointing!r}: want one of {', '.join(CHECKPOINTINGS)}")
+        for optimizer in OPTIMIZERS:
+            if text == optimizer:
+                return cls(optimizer, None, kept)
+        rank = text.removeprefix("lora:rank=")
+        if rank != text and rank.isascii() and rank.isdigit():
+            value = int(rank[:_LONGEST_RANK])
+            if len(rank) <= _LONGEST_RANK and value:
+                return cls("adamw", value, kept)
+        wanted = ", ".join((*OPTIMIZERS, "lora:rank=16"))
+        raise InputError(f"--training {text[:80]!r}: want one of {wanted} (a rank of 1 to 99,999)")
+
+    @property
+    def name(self) -> str:
+        """The text that names it."""
+        return self.optimizer if self.rank is None else f"lora:rank={self.rank}"
+
+
+@dataclass(frozen=True, slots=True)
+class StepFlop:
+    """The FLOP of a step: one forward pass, its backward pass, and what is computed again for it."""
+
+    forward: int
+    backward: int
+    recomputed: int
+
+    @property
+    def total(self) -> int:
+        """The sum of all parts."""
+        return self.forward + self.backward + self.recomputed
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +112,40 @@ def lora_parameters(shapes: list[tuple[int, int]], rank: int) -> int:
     return sum(rank * (rows + columns) for rows, columns in shapes)
 
 
-def step_flop(forward: int, attention: int, checkpointing: Checkpointing, *, trained: bool = True) -> int:
+def step_flop(
+    forward: int, attention: int, checkpointing: Checkpointing, *, adapters: int | None = None
+) -> StepFlop:
     """Return the FLOP of a step whose forward pass takes `forward`, of which `attention` in attention.
 
-    The backward pass takes twice the forward one, or once where the weights are not `trained` (LoRA:
-    gradients of activations only). Full checkpointing repeats the forward pass, selective that of the
-    attention (Korthikanti et al., arXiv 2205.05198, section 5).
+    The backward pass takes twice the forward one: gradients of the inputs, and of the weights. `adapters`
+    are the forward FLOP of LoRA's, beside `forward`: the products with frozen weights then need the first
+    half alone; attention has no weights and takes both. Full checkpointing repeats the forward pass,
+    selective that of the attention (Korthikanti et al., arXiv 2205.05198, section 5). What a fused kernel
+    computes again within itself is not counted.
     """
-    recomputed = {"none": 0, "selective": attention, "full": forward}[checkpointing]
-    return forward + (2 if trained else 1) * forward + recomputed
+    trained = forward if adapters is None else adapters + attention
+    frozen = forward + (adapters or 0) - trained
+    passed = forward + (adapters or 0)
+    again = {"none": 0, "selective": attention, "full": passed}[checkpointing]
+    return StepFlop(passed, 2 * trained + frozen, again)
+
+
+def kept_bytes(
+    block: Block, values: Values, number_format: Format, checkpointing: Checkpointing, rules: BufferRules
+) -> int:
+    """Return what a layer keeps of its forward pass at `values` for its backward pass, in `number_format`.
+
+    Every buffer of the layer that something other than a sum reads (see `buffers.layer_buffers`); with an
+    eager kernel also the attention's weights, which selective checkpointing drops; norms that are not fused
+    keep the rows that they scale. Full checkpointing keeps the layer's input alone. Dropout is not in it.
+    """
+    scores = rules.kernel == "eager" and checkpointing == "none"
+    kernel: Kernel = "eager" if scores else "fused"
+    rules = BufferRules(kernel=kernel, in_place=False, rotary=False, fusion=rules.fusion)
+    made = layer_buffers(block, values, number_format, rules)
+    if checkpointing != "full":
+        return int(made.kept_bytes)
+    return int(sum(b.footprint_bytes for b in made.buffers if b.first == 0 and b.name == LAYER_INPUT))
 
 
 def layer_activation_bytes(

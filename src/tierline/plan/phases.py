@@ -57,7 +57,7 @@ def pinned_share(stored: Mapping[str, StoredLayer], residency: Residency) -> dic
 def plan_phase(phase: Phase, workload: Workload, setting: Setting) -> PhasePlan | None:
     """Return the plan of one phase, or None where the workload makes no pass of it."""
     values = workload.values()
-    if not phase.passes.evaluate(values) or not _has_rows(phase, values, setting.weights):
+    if not phase.passes.evaluate(values) or not has_rows(phase, values, setting.weights):
         return None
     cost = phase_cost(phase, setting.weights, values, setting.costing)
     layers = tuple(setting.weights.of(phase.components))
@@ -73,7 +73,7 @@ def plan_phase(phase: Phase, workload: Workload, setting: Setting) -> PhasePlan 
     return _phase_plan(phase, workload.batch, cost, steps, crossed, setting)
 
 
-def _has_rows(phase: Phase, workload: Mapping[str, int], weights: ModelWeights) -> bool:
+def has_rows(phase: Phase, workload: Mapping[str, int], weights: ModelWeights) -> bool:
     """Return whether the workload gives any operation something to do (no images, no vision)."""
     values = {
         **workload,
@@ -121,7 +121,7 @@ def _steps(
     for key, cost in costs.items():
         moved = {"kv": cost.kv_read_bytes + cost.kv_write_bytes, "activations": cost.activation_bytes}
         others = tuple(Read(name, setting.port, count) for name, count in moved.items() if count)
-        common[key] = (others, cost.flop, _seconds(cost.flop, setting.compute))
+        common[key] = (others, cost.flop, seconds(cost.flop, setting.compute))
     for entry, reads in zip(layers, split, strict=True):
         others, flop, compute_s = common[id(entry.weights)]
         yield Step(entry.layer.name, (*reads, *others), flop, compute_s)
@@ -138,7 +138,7 @@ def _phase_plan(
     """Return the finished phase."""
     possible = setting.residency.strategy != "impossible"
     links = tuple(_link_use(name, count, setting, possible=possible) for name, count in crossed.items())
-    compute_s = _seconds(cost.flop, setting.compute) if possible else None
+    compute_s = seconds(cost.flop, setting.compute) if possible else None
     loads = [Load(f"link:{use.name}", use.time_s, use.rate_kind) for use in links]
     loads.append(Load("compute", compute_s, setting.compute.kind if setting.compute else "peak"))
     reached = attainable(loads, shared_memory=setting.machine.shared_memory)
@@ -168,9 +168,10 @@ def _phase_plan(
 def _link_use(name: str, traffic_bytes: int, setting: Setting, *, possible: bool) -> LinkUse:
     machine = setting.machine
     rate = machine.fast.rate if name == setting.port else machine.link(name).rate
-    time_s = _seconds(traffic_bytes, rate) if possible else None
+    time_s = seconds(traffic_bytes, rate) if possible else None
     return LinkUse(name, traffic_bytes, time_s, rate.kind if rate else "peak")
 
 
-def _seconds(amount: int, rate: Rate | None) -> float | None:
+def seconds(amount: int, rate: Rate | None) -> float | None:
+    """Return how long `amount` takes at `rate`; None where that is not known."""
     return None if rate is None or not (rate.sustained or rate.peak) else amount / rate.value

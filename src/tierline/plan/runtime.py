@@ -37,7 +37,9 @@ class Runtime:
             block = int(self.kv_block_tokens.value)
         if chunk is None and self.chunk is not None:
             chunk = int(self.chunk.value)
-        return replace(asked, buffers=self.buffers, kv_block_tokens=block, prefill_chunk=chunk)
+        return replace(
+            asked, runtime=self.name, buffers=self.buffers, kv_block_tokens=block, prefill_chunk=chunk
+        )
 
 
 @cache

@@ -19,6 +19,7 @@ def plan_json(plan: Plan) -> Json:
     return {
         "model": plan.model.name,
         "machine": plan.machine.name,
+        "runtime": plan.costing.runtime,
         "workload": workload_json(plan.workload),
         "precision": precision_json(plan.costing),
         "fits": plan.fits,
@@ -26,7 +27,7 @@ def plan_json(plan: Plan) -> Json:
         "short_bytes": plan.short_bytes,
         "remedies": list(remedies(plan)),
         "footprint": _footprint_json(plan),
-        "parameters": _parameters_json(plan.model),
+        "parameters": parameters_json(plan.model),
         "tiers": [
             {
                 "name": t.name,
@@ -37,7 +38,7 @@ def plan_json(plan: Plan) -> Json:
             for t in plan.tiers
         ],
         "residency": _residency_json(plan.residency),
-        "phases": [_phase_json(phase) for phase in plan.phases],
+        "phases": [phase_json(phase) for phase in plan.phases],
         "time_to_first_token_s": plan.time_to_first_token_s,
         "actions_per_s": plan.actions_per_s,
         "notes": list(plan.notes),
@@ -119,7 +120,8 @@ def _footprint_json(plan: Plan) -> Json:
     }
 
 
-def _parameters_json(model: Model) -> Json:
+def parameters_json(model: Model) -> Json:
+    """Return the number of parameters: as stored, tied ones once, and by component."""
     by_component = dict(parameters_by_component(model))
     return {
         "total": sum(by_component.values()),
@@ -140,7 +142,8 @@ def _residency_json(residency: Residency) -> Json:
     }
 
 
-def _phase_json(phase: PhasePlan) -> Json:
+def phase_json(phase: PhasePlan) -> Json:
+    """Return a phase: totals over its passes."""
     return {
         "name": phase.name,
         "passes": phase.passes,

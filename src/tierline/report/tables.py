@@ -18,19 +18,15 @@ _WIDTH = 100
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
     """Print a plan: verdict, footprint, tiers, phases, remedies and notes."""
-    out = console or Console(highlight=False)
-    if not out.is_terminal:
-        out.width = max(out.width, _WIDTH)
+    out = console_of(console)
     for part in _parts(plan):
         out.print(part)
 
 
 def print_sensitivity(rows: Sequence[Kept], console: Console | None = None) -> None:
     """Print what keeping each part in another format costs; rows that change nothing are left out."""
-    out = console or Console(highlight=False)
-    if not out.is_terminal:
-        out.width = max(out.width, _WIDTH)
-    table = _table(
+    out = console_of(console)
+    table = open_table(
         "keep", "format", "parameters", "weights", "fits", "added bytes", "read each pass", "tok/s"
     )
     for row in rows:
@@ -38,7 +34,7 @@ def print_sensitivity(rows: Sequence[Kept], console: Console | None = None) -> N
             continue
         speed = row.tokens_per_s or row.passes_per_s
         unit = "" if row.tokens_per_s else " passes/s"
-        _row(
+        add_row(
             table,
             f"{row.selector} ({row.part})",
             row.format.name,
@@ -53,6 +49,14 @@ def print_sensitivity(rows: Sequence[Kept], console: Console | None = None) -> N
     out.print(table)
 
 
+def console_of(console: Console | None) -> Console:
+    """Return `console`, or one that is wide enough for the tables where its output is no terminal."""
+    out = console or Console(highlight=False)
+    if not out.is_terminal:
+        out.width = max(out.width, _WIDTH)
+    return out
+
+
 def shown(text: str) -> str:
     """Return `text` with everything unprintable escaped: names come from files that others wrote."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
@@ -63,9 +67,9 @@ def _parts(plan: Plan) -> Iterator[RenderableType]:
     yield Text(shown(_scenario(plan)), style="dim")
     yield Text()
     yield _footprint_table(plan)
-    yield _tier_table(plan.tiers)
+    yield tier_table(plan.tiers)
     if plan.phases:
-        yield _phase_table(plan.phases)
+        yield phase_table(plan.phases)
         yield from _links(plan)
     first = plan.time_to_first_token_s
     if first is not None:
@@ -104,7 +108,8 @@ def _scenario(plan: Plan) -> str:
     return f"{formats}; {tokens}{images}"
 
 
-def _table(*columns: str) -> Table:
+def open_table(*columns: str) -> Table:
+    """Return an empty table; its first column is of words, the others of figures."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
@@ -113,13 +118,13 @@ def _table(*columns: str) -> Table:
 
 def _footprint_table(plan: Plan) -> Table:
     footprint = plan.footprint
-    table = _table("footprint", "parameters", "bytes", "")
+    table = open_table("footprint", "parameters", "bytes", "")
     parameters = parameters_by_component(plan.model)
     for name, count in footprint.by_component_bytes.items():
-        _row(table, name, f"{parameters[name]:,}", f"{count:,}", format_bytes(count))
+        add_row(table, name, f"{parameters[name]:,}", f"{count:,}", format_bytes(count))
     tied = footprint.tied_weights_bytes
     if tied != footprint.weights_bytes:
-        _row(table, "(tied once)", f"{plan.model.tied_parameters:,}", f"{tied:,}", format_bytes(tied))
+        add_row(table, "(tied once)", f"{plan.model.tied_parameters:,}", f"{tied:,}", format_bytes(tied))
     others = {
         "KV cache": footprint.kv_cache_bytes,
         "activations": footprint.activation_bytes,
@@ -128,14 +133,15 @@ def _footprint_table(plan: Plan) -> Table:
     }
     for name, count in others.items():
         if count:
-            _row(table, name, "", f"{count:,}", format_bytes(count))
+            add_row(table, name, "", f"{count:,}", format_bytes(count))
     total = footprint.total_bytes
-    _row(table, "total", f"{plan.model.parameters:,}", f"{total:,}", format_bytes(total))
+    add_row(table, "total", f"{plan.model.parameters:,}", f"{total:,}", format_bytes(total))
     return table
 
 
-def _tier_table(tiers: Sequence[TierUse]) -> Table:
-    table = _table("tier", "used", "allowed", "")
+def tier_table(tiers: Sequence[TierUse]) -> Table:
+    """Return how full each tier is; those that hold nothing are left out, but for the first."""
+    table = open_table("tier", "used", "allowed", "")
     table.columns[3].justify = "left"
     for i, tier in enumerate(tiers):
         if i and not tier.used_bytes:
@@ -144,15 +150,16 @@ def _tier_table(tiers: Sequence[TierUse]) -> Table:
         filled = min(_BAR_WIDTH, round(share * _BAR_WIDTH))
         bar = "█" * filled + "░" * (_BAR_WIDTH - filled)
         used, allowed = format_bytes(tier.used_bytes), format_bytes(tier.allowed_bytes)
-        _row(table, tier.name, used, allowed, f"{bar} {share:.0%}")
+        add_row(table, tier.name, used, allowed, f"{bar} {share:.0%}")
     return table
 
 
-def _phase_table(phases: Sequence[PhasePlan]) -> Table:
-    table = _table("each pass", "passes", "weight bytes", "KV bytes", "FLOP", "time", "bound", "tok/s")
+def phase_table(phases: Sequence[PhasePlan]) -> Table:
+    """Return what a pass of each phase moves and computes, and how fast it is."""
+    table = open_table("each pass", "passes", "weight bytes", "KV bytes", "FLOP", "time", "bound", "tok/s")
     for phase in phases:
         at_least, at_most = ("≥ ", "≤ ") if phase.compute_s is None else ("", "")
-        _row(
+        add_row(
             table,
             phase.name,
             f"{phase.passes:,}",
@@ -177,7 +184,8 @@ def _links(plan: Plan) -> Iterator[Text]:
         yield Text(shown(f"{main.name}: {moved} over {use.name} each pass{took}"))
 
 
-def _row(table: Table, *cells: str) -> None:
+def add_row(table: Table, *cells: str) -> None:
+    """Add a row of cells, with what is unprintable in them escaped."""
     table.add_row(*(Text(shown(cell)) for cell in cells))
 
 
