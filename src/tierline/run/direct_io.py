@@ -12,6 +12,9 @@ from tierline.units import format_bytes
 
 _HUGE_PAGE_BYTES = 2 * 2**20
 LARGEST_SECTOR_BYTES = 4096
+# Where nothing was calibrated: larger requests were slower on the virtual disk that this was measured on
+# (2.1 GB/s in requests of 1 MiB, 1.5 in 16 MiB), smaller ones pay more per call.
+DEFAULT_REQUEST_BYTES = 2**20
 _SECTORS_BYTES = (512, LARGEST_SECTOR_BYTES)
 
 
@@ -47,11 +50,13 @@ class Extract:
 class DirectFile:
     """One file open for O_DIRECT reads; `direct` is False where the file system refuses and reads buffer.
 
-    Safe to use from several threads: positions are passed, never kept.
+    Safe to use from several threads: positions are passed, never kept. A read is made in requests of at most
+    `request_bytes`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, request_bytes: int = DEFAULT_REQUEST_BYTES) -> None:
         self.path = path
+        self._request_bytes = max(LARGEST_SECTOR_BYTES, request_bytes)
         self.direct = True
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
@@ -91,7 +96,8 @@ class DirectFile:
         start, stop = self._aligned(extract)
         done = 0
         while done < extract.offset - start + extract.footprint_bytes:
-            done += self._read_some(extract, into[done : stop - start], start + done)
+            wanted = into[done : min(done + self._request_bytes, stop - start)]
+            done += self._read_some(extract, wanted, start + done)
         shift = extract.offset - start
         return into[shift : shift + extract.footprint_bytes]
 
