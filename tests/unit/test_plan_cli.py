@@ -178,6 +178,10 @@ def test_runtimes_change_what_they_say(capsys: pytest.CaptureFixture[str]) -> No
     assert paged["footprint"]["kv_cache_bytes"] == 1024 * token_bytes
     eager = as_json(f"{shape} --runtime transformers-eager", capsys)["footprint"]["activation_bytes"]
     assert eager > as_json(f"{shape} --runtime transformers", capsys)["footprint"]["activation_bytes"]
+    served = as_json("gemma-2-2b --on desktop-ddr5 --prompt-tokens 8000 --new 5 --runtime llama.cpp", capsys)
+    windowed, whole = (4096 + 512) * 13, 8192 * 13  # its windows have room for a pass; both in pages of 256
+    assert served["footprint"]["kv_cache_bytes"] == (windowed + whole) * 2 * 4 * 256 * 2
+    assert served["phases"][0]["passes"] == 16  # of 512 rows
     every = as_json(f"{shape} --all-logits", capsys)
     assert every["phases"][0]["flop"] - bare["phases"][0]["flop"] == 1008 * 2 * 2048 * 128_256
     assert every["footprint"]["activation_bytes"] > 1009 * 128_256 * 2

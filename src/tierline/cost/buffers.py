@@ -29,7 +29,8 @@ class BufferRules:
     until the layer returns, as Python's frames do; its cache grows when a layer appends to it, and is not
     there beforehand. `format` is what the runtime computes in whatever it stores, `mask` that of a mask of
     rows by keys that it holds throughout a pass (`same` as the activations): both are names of formats, and
-    empty means that of the activations, and no mask.
+    empty means that of the activations, and no mask. `arena` places all buffers of the largest pass in one
+    block beforehand, as llama.cpp does (see `arena`).
     """
 
     kernel: Kernel = "fused"
@@ -40,6 +41,8 @@ class BufferRules:
     held: bool = False
     format: str = ""
     mask: str = ""
+    gate_apart: bool = False
+    arena: bool = False
 
 
 LEAN = BufferRules()
@@ -218,7 +221,7 @@ class _Walk:
 
     def _gated(self, operation: Operation, factors: list[_Live]) -> _Live:
         """Multiply the activation by the second projection."""
-        if self.rules.in_place:
+        if self.rules.in_place and not self.rules.gate_apart:
             self._drop(factors[1])
             return factors[0]
         made = self._make(f"{operation.name} input", factors[0].footprint_bytes, factors[0].width)

@@ -22,7 +22,9 @@ class Costing:
     `average_decode` costs every decode pass at its own context instead of all at the last one.
     `expert_shares` is how often each expert is visited, None for uniform routing. `buffers` says how the
     runtime treats its activations, and `all_logits` that a prefill makes those of every position. `runtime`
-    names whose habits these are.
+    names whose habits these are: `kv_spare_tokens` are cached beyond a window, None for all of a context;
+    weights in the formats `repacked` are copied into another layout; the process itself takes
+    `process_bytes`.
     """
 
     precision: Precision
@@ -36,3 +38,6 @@ class Costing:
     buffers: BufferRules = LEAN
     all_logits: bool = False
     runtime: str = "bare"
+    kv_spare_tokens: int | None = 0
+    repacked: tuple[str, ...] = ()
+    process_bytes: int = 0

@@ -1,10 +1,12 @@
 """What must be held at once: weights, KV cache and activations."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from tierline.cost import kv
 from tierline.cost.amount import Amount, Values, element_bytes, larger
+from tierline.cost.arena import arena_bytes
 from tierline.cost.buffers import BufferRules, layer_buffers
 from tierline.cost.costing import Costing
 from tierline.cost.passes import pass_groups
@@ -12,6 +14,12 @@ from tierline.cost.weights import BlockWeights, ModelWeights
 from tierline.formats.format import Format
 from tierline.formats.parse import parse_format
 from tierline.models.description import Attention, Model, Phase
+
+# Phases of a decoder, for whose largest pass an arena is reserved.
+_RESERVED = ("prefill", "decode")
+_SETTLED = 3
+# Copies are interleaved by eight rows; a matrix whose rows do not divide has none (ggml-cpu/repack.cpp, AVX2).
+_REPACKED_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +61,30 @@ def kv_cache_bytes(
         values = phase_values(phase, workload)
         for kind, count in weights.kinds([component]):
             total = total + count * sum(
-                kv.footprint_bytes(how, costing.precision.kv, values, block_tokens=costing.kv_block_tokens)
+                kv.footprint_bytes(
+                    how,
+                    costing.precision.kv,
+                    values,
+                    block_tokens=costing.kv_block_tokens,
+                    spare_tokens=costing.kv_spare_tokens,
+                )
                 for how in (o.attention for o in kind.block.operations)
                 if how is not None and how.cache != "none"
             )
+    return total
+
+
+def repacked_bytes(weights: ModelWeights, formats: Collection[str]) -> int:
+    """Return the bytes of a second copy of every matrix in one of `formats` that is multiplied by.
+
+    Tables that are only looked up are not copied; a tied head is, beside its table.
+    """
+    total = 0
+    for kind, count in weights.kinds(tuple(weights.kinds_of)):
+        for read in chain.from_iterable(kind.by_operation):
+            whole = read.is_matrix and not read.tensor.shape[-2] % _REPACKED_ROWS
+            if whole and not read.by_row and read.format_name in formats:
+                total += count * read.footprint_bytes
     return total
 
 
@@ -74,6 +102,8 @@ def working_set_bytes(
     That of the layer with the most (see `buffers.layer_buffers`) and, for layers that attend, what is held
     beside them throughout the pass: rotary tables and, with an eager kernel, the mask. The policy
     `materialised` implies an eager kernel. Logits count in their own format. 0 under the policy `none`.
+    With the rule `arena`, prefill and decode share a block for the largest pass there could be; arrays of
+    workloads are then costed as without it, which is less.
     """
     most: Amount = 0
     if costing.activation_policy == "none":
@@ -81,9 +111,13 @@ def working_set_bytes(
     rules = costing.buffers
     if costing.activation_policy == "materialised":
         rules = replace(rules, kernel="eager")
+    placed = rules.arena and all(isinstance(value, int) for value in workload.values())
     for phase in model.phases:
         passes = phase.passes.evaluate(workload)
         if isinstance(passes, int) and not passes:
+            continue
+        if placed and phase.name in _RESERVED:
+            most = larger(most, _arena_bytes(weights, phase, workload, costing))
             continue
         kinds = [kind for kind, _ in weights.kinds(phase.components)]
         rotary = rules.rotary and not any(t.kind == "positions" for k in kinds for t in k.block.tensors)
@@ -93,6 +127,32 @@ def working_set_bytes(
                 live = _live_bytes(kind, values, costing, replace(rules, rotary=rotary))
                 most = larger(most, live)
     return most
+
+
+def _arena_bytes(weights: ModelWeights, phase: Phase, workload: Mapping[str, int], costing: Costing) -> int:
+    """Return what is reserved for the largest pass, over a full context, with the mask and the logits' copy.
+
+    Rows of all sequences together are at most those of a chunk. Layers that follow one of the same kind find
+    the same gaps as it did; three of each kind are placed.
+    """
+    rules, precision = costing.buffers, costing.precision
+    context = kv.paged(workload["context"], costing.kv_block_tokens)
+    rows = min(costing.prefill_chunk or context, context)
+    values = {**workload, "batch": 1, "prompt_tokens": rows, "tokens": rows, "context": context}
+    number_format = parse_format(rules.format) if rules.format else precision.activations
+    layers, masks, logits = [], {0}, 0
+    for kind, count in weights.kinds(phase.components):
+        if kind.attends:
+            made = layer_buffers(kind.block, values, number_format, rules, kv_format=precision.kv)
+            layers += [made] * min(count, _SETTLED)
+            hows = [o.attention for o in kind.block.operations if o.attention]
+            masks |= {_beside_bytes(how, values, number_format, rules) for how in hows}
+        elif any(t.kind == "head" for t in kind.block.tensors):
+            last = kind.block.operations[-1]
+            asked = {**workload, "tokens": phase.tokens.evaluate(workload)}
+            logits = element_bytes(last.rows.evaluate(asked) * last.out_features, number_format)
+    placed = arena_bytes(layers, other_inputs=True) if layers else 0
+    return int(placed + max(masks) + logits)
 
 
 def _live_bytes(kind: BlockWeights, values: Values, costing: Costing, rules: BufferRules) -> Amount:

@@ -33,12 +33,17 @@ def keys_touched(attention: Attention, values: Values) -> Amount:
     return smaller(keys, attention.window + values["tokens"] - 1)
 
 
-def cached_tokens(attention: Attention, values: Values) -> Amount:
-    """Return the tokens of one sequence that stay cached after a pass: `min(keys, window)`; 1 for a state."""
+def cached_tokens(attention: Attention, values: Values, spare_tokens: int | None = 0) -> Amount:
+    """Return the tokens of one sequence that stay cached after a pass; 1 for a state.
+
+    `min(keys, window + spare_tokens)`, or all keys where `spare_tokens` is None.
+    """
     if attention.cache == "state":
         return 1
     keys = attention.keys.evaluate(values)
-    return keys if attention.window is None else smaller(keys, attention.window + 0 * keys)
+    if attention.window is None or spare_tokens is None:
+        return keys
+    return smaller(keys, attention.window + spare_tokens + 0 * keys)
 
 
 def paged(tokens: Amount, block_tokens: int) -> Amount:
@@ -47,15 +52,22 @@ def paged(tokens: Amount, block_tokens: int) -> Amount:
 
 
 def footprint_bytes(
-    attention: Attention, kv_format: Format, values: Values, *, block_tokens: int = 1
+    attention: Attention,
+    kv_format: Format,
+    values: Values,
+    *,
+    block_tokens: int = 1,
+    spare_tokens: int | None = 0,
 ) -> Amount:
     """Return the cache bytes of one layer: `batch * tokens * token_bytes`, tokens in whole blocks.
 
-    A cache that is shared is held by the layer that fills it: 0 here.
+    A window has room for `spare_tokens` more (None: for all tokens). A cache that is shared is held by the
+    layer that fills it: 0 here.
     """
     if attention.cache in ("none", "shared"):
         return 0
-    tokens = paged(cached_tokens(attention, values), 1 if attention.cache == "state" else block_tokens)
+    cached = cached_tokens(attention, values, spare_tokens)
+    tokens = paged(cached, 1 if attention.cache == "state" else block_tokens)
     return values["batch"] * tokens * token_bytes(attention, kv_format)
 
 

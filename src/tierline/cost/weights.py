@@ -29,6 +29,7 @@ class WeightRead:
     tensor: Tensor
     footprint_bytes: int
     row_bytes: int
+    format_name: str
 
     @property
     def by_row(self) -> bool:
@@ -197,9 +198,9 @@ class _Places:
             component, layer, tensor = self.elsewhere[target]
             owner = layer.name
         size = self._bytes(component, layer, tensor)
-        by_row = operation.kind in _LOOKUPS
-        row = row_bytes(self._format(component, layer, tensor), tensor.shape, tensor.kind) if by_row else 0
-        return WeightRead(operation, owner, tensor, size, row)
+        chosen = self._format(component, layer, tensor)
+        row = row_bytes(chosen, tensor.shape, tensor.kind) if operation.kind in _LOOKUPS else 0
+        return WeightRead(operation, owner, tensor, size, row, chosen.name)
 
     def _format(self, component: Component, layer: Layer, tensor: Tensor) -> Format:
         return self.precision.format_of(self._weight(component, layer, tensor))

@@ -5,7 +5,7 @@ from itertools import chain
 
 from tierline.cost.activations import ActivationPolicy
 from tierline.cost.costing import Costing
-from tierline.cost.footprint import Footprint, kv_cache_bytes, working_set_bytes
+from tierline.cost.footprint import Footprint, kv_cache_bytes, repacked_bytes, working_set_bytes
 from tierline.cost.logits import with_all_logits
 from tierline.cost.weights import ModelWeights, weigh
 from tierline.formats.precision import Precision
@@ -162,7 +162,9 @@ def _footprint(
         kv_cache_bytes=kv_cache_bytes(model, weights, values, costing),
         activation_bytes=working_set_bytes(model, weights, values, costing),
         program_bytes=program_bytes,
-        runtime_bytes=int(machine.runtime_bytes.value) if machine.runtime_bytes else 0,
+        runtime_bytes=(int(machine.runtime_bytes.value) if machine.runtime_bytes else 0)
+        + costing.process_bytes
+        + (repacked_bytes(weights, costing.repacked) if costing.repacked else 0),
         by_component_bytes=weights.by_component_bytes(),
     )
 

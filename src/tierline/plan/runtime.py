@@ -20,7 +20,10 @@ DEFAULT_RUNTIME = "bare"
 class Runtime:
     """A runtime's habits. `source` is that of the buffer rules; numbers that are None it does not set.
 
-    `kv_block_tokens` is what the cache's tokens are rounded up to, `chunk` the most rows in a pass.
+    `kv_block_tokens` is what the cache's tokens are rounded up to, `chunk` the most rows in a pass,
+    `process_bytes` what the process takes with no model in it. A sliding window's cache has room for
+    `spare_tokens` more, or with `whole_window` for the whole context. Weights in the formats `repacked` are
+    kept a second time, in the layout of its kernels.
     """
 
     name: str
@@ -29,6 +32,10 @@ class Runtime:
     buffers: BufferRules
     kv_block_tokens: Sourced | None = None
     chunk: Sourced | None = None
+    process_bytes: Sourced | None = None
+    whole_window: bool = False
+    spare_tokens: Sourced | None = None
+    repacked: tuple[str, ...] = ()
 
     def costing(self, asked: Costing) -> Costing:
         """Return `asked` with the runtime's habits where nothing else was asked for."""
@@ -37,8 +44,16 @@ class Runtime:
             block = int(self.kv_block_tokens.value)
         if chunk is None and self.chunk is not None:
             chunk = int(self.chunk.value)
+        spare = int(self.spare_tokens.value) if self.spare_tokens else 0
         return replace(
-            asked, runtime=self.name, buffers=self.buffers, kv_block_tokens=block, prefill_chunk=chunk
+            asked,
+            runtime=self.name,
+            buffers=self.buffers,
+            kv_block_tokens=block,
+            prefill_chunk=chunk,
+            kv_spare_tokens=None if self.whole_window else spare,
+            repacked=self.repacked,
+            process_bytes=int(self.process_bytes.value) if self.process_bytes else 0,
         )
 
 
@@ -64,6 +79,10 @@ def load_runtime(name: str) -> Runtime:
         BufferRules(**rules),
         _number(document, "kv", "block_tokens"),
         _number(document, "prefill", "chunk"),
+        _number(document, "process", "bytes"),
+        document.get("kv", {}).get("window") == "whole",
+        _number(document, "kv", "spare_tokens"),
+        tuple(document.get("weights", {}).get("repacked", ())),
     )
 
 
