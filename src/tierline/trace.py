@@ -1,6 +1,6 @@
 """What the simulator and the engine both emit: who did what, when."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,31 +20,41 @@ class TraceEvent:
 
 
 def chrome_trace(events: Iterable[TraceEvent], process: str) -> dict[str, object]:
+    """Return the events of one process as `chrome_traces` does."""
+    return chrome_traces({process: events})
+
+
+def chrome_traces(processes: Mapping[str, Iterable[TraceEvent]]) -> dict[str, object]:
     """Return the events in the Trace Event Format that Perfetto and chrome://tracing open.
 
-    One row per resource, in order of first use, under one `process`; times in microseconds, as the format has
-    them. Source: Google, "Trace Event Format" (complete events `X`, metadata events `M`).
+    One row per resource of each process, in order of first use; processes lie over one another on one axis
+    of time, in microseconds, as the format has it. Source: Google, "Trace Event Format" (complete events `X`,
+    metadata events `M`).
     """
-    rows: dict[str, int] = {}
+    named: list[dict[str, object]] = []
     complete: list[dict[str, object]] = []
-    for event in events:
-        row = rows.setdefault(event.resource, len(rows) + 1)
-        complete.append(
-            {
-                "ph": "X",
-                "pid": 1,
-                "tid": row,
-                "name": event.name,
-                "cat": event.activity,
-                "ts": event.start_s * 1e6,
-                "dur": (event.end_s - event.start_s) * 1e6,
-                "args": {"activity": event.activity, "traffic_bytes": event.traffic_bytes},
-            }
-        )
-    named: list[dict[str, object]] = [_metadata("process_name", 0, process)]
-    named += (_metadata("thread_name", row, name) for name, row in rows.items())
+    for pid, (process, events) in enumerate(processes.items(), 1):
+        rows: dict[str, int] = {}
+        for event in events:
+            row = rows.setdefault(event.resource, len(rows) + 1)
+            complete.append(_complete(event, pid, row))
+        named.append(_metadata("process_name", pid, 0, process))
+        named += (_metadata("thread_name", pid, row, name) for name, row in rows.items())
     return {"traceEvents": [*named, *complete], "displayTimeUnit": "ms"}
 
 
-def _metadata(kind: str, row: int, name: str) -> dict[str, object]:
-    return {"ph": "M", "pid": 1, "tid": row, "name": kind, "args": {"name": name}}
+def _complete(event: TraceEvent, pid: int, row: int) -> dict[str, object]:
+    return {
+        "ph": "X",
+        "pid": pid,
+        "tid": row,
+        "name": event.name,
+        "cat": event.activity,
+        "ts": event.start_s * 1e6,
+        "dur": (event.end_s - event.start_s) * 1e6,
+        "args": {"activity": event.activity, "traffic_bytes": event.traffic_bytes},
+    }
+
+
+def _metadata(kind: str, pid: int, row: int, name: str) -> dict[str, object]:
+    return {"ph": "M", "pid": pid, "tid": row, "name": kind, "args": {"name": name}}

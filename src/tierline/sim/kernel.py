@@ -56,23 +56,23 @@ class Kernel:
 
 
 class Slots:
-    """A number of staging slots."""
+    """A number of staging slots, or of bytes of a staging ring."""
 
     __slots__ = ("free",)
 
     def __init__(self, count: int) -> None:
         self.free = count
 
-    def take(self) -> bool:
-        """Take a slot if one is free; return whether there was."""
-        if not self.free:
+    def take(self, count: int = 1) -> bool:
+        """Take `count` of them if that many are free; return whether they were."""
+        if self.free < count:
             return False
-        self.free -= 1
+        self.free -= count
         return True
 
-    def give(self) -> None:
-        """Give a slot back."""
-        self.free += 1
+    def give(self, count: int = 1) -> None:
+        """Give `count` of them back."""
+        self.free += count
 
 
 class Link:

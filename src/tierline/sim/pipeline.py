@@ -54,19 +54,21 @@ class Pipeline:
 
     With `prefetch_depth` d, a fetch starts when the d-th fetch before it has been used, that is when one of d
     staging slots is free. With `by_step` it starts when the d-th step before it is done: a cache, where a
-    step without a fetch holds its unit too. Depth 1 is fetch on demand, always by step. Without `wrap`,
-    fetches of a pass start when the pass before has ended.
+    step without a fetch holds its unit too. Depth 1 is fetch on demand, always by step. With `staging_bytes`
+    a fetch takes as much of a ring of so many bytes as it has, and `prefetch_depth` does not count. Without
+    `wrap`, fetches of a pass start when the pass before has ended.
     """
 
     links: Mapping[str, LinkSpec]
     prefetch_depth: int = 2
     by_step: bool = False
     wrap: bool = True
+    staging_bytes: int | None = None
 
     @property
     def counts_steps(self) -> bool:
         """Whether every step holds a slot, not only those that fetch."""
-        return self.by_step or self.prefetch_depth == 1
+        return self.staging_bytes is None and (self.by_step or self.prefetch_depth == 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ def run(pipeline: Pipeline, passes: Sequence[Pass], zero: Number = 0.0) -> Timel
     paths = {f.path for p in passes for f in p.fetches if f is not None}
     plain = all(f is None or f.queues for p in passes for f in p.fetches)
     written = any(w is not None for p in passes for w in p.writes)
-    if plain and not written and len(paths) <= 1:
+    if plain and not written and len(paths) <= 1 and pipeline.staging_bytes is None:
         path = next(iter(paths), ())
         specs = [pipeline.links[name] for name in path]
         if len(specs) <= 1 and all(
@@ -195,7 +197,8 @@ class _Run:
         self._pipeline = pipeline
         self._kernel = Kernel(zero)
         self._links = {name: Link(self._kernel, spec) for name, spec in pipeline.links.items()}
-        self._slots = Slots(pipeline.prefetch_depth)
+        room = pipeline.staging_bytes
+        self._slots = Slots(pipeline.prefetch_depth if room is None else room)
         self._fetches = [f for p in passes for f in p.fetches]
         self._work = [w for p in passes for w in p.work]
         self._writes = [w for p in passes for w in (p.writes or [None] * len(p.work))]
@@ -213,16 +216,21 @@ class _Run:
         self._kernel.run()
         return self._timeline
 
-    def _holds_slot(self, step: int) -> bool:
+    def _held(self, step: int) -> int:
+        """Return how many slots, or bytes of the ring, a step holds."""
         fetch = self._fetches[step]
-        return self._pipeline.counts_steps or (fetch is not None and fetch.slot and not fetch.on_demand)
+        if self._pipeline.counts_steps:
+            return 1
+        if fetch is None or not fetch.slot or fetch.on_demand:
+            return 0
+        return 1 if self._pipeline.staging_bytes is None else fetch.traffic_bytes
 
     def _issue(self) -> None:
         while self._next < len(self._work):
             step = self._next
             if not self._pipeline.wrap and self._pass_start[step] > self._head:
                 return
-            if self._holds_slot(step) and not self._slots.take():
+            if not self._slots.take(self._held(step)):
                 return
             self._next += 1
             fetch = self._fetches[step]
@@ -274,8 +282,7 @@ class _Run:
         write = self._writes[step]
         if write is not None:
             self._send(step, write, 0, lambda: None, write=True)
-        if self._holds_slot(step):
-            self._slots.give()
+        self._slots.give(self._held(step))
         self._compute()  # what compute needs now is asked for before what it needs later
         self._issue()
 
