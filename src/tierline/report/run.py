@@ -8,6 +8,7 @@ from tierline.units import format_bytes, format_rate, format_seconds
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from tierline.run.pace import Pace
     from tierline.run.report import RunReport
 
 _INNER = ("prediction",)
@@ -19,6 +20,7 @@ def run_json(report: "RunReport") -> dict[str, object]:
         field.name: getattr(report, field.name) for field in fields(report) if field.name not in _INNER
     }
     document["token_ids"] = list(report.token_ids)
+    document["paced"] = pace_json(report.prediction.pace)
     document["bound"] = report.prediction.bound
     document["planned_compute_s"] = report.prediction.compute_s
     document["planned_link_s"] = report.prediction.link_s
@@ -65,7 +67,8 @@ def run_summary(report: "RunReport") -> str:
     if report.time_to_first_token_s is not None:
         first = f"first token after {format_seconds(report.time_to_first_token_s)}"
         if report.stall_s_per_token is not None:
-            first += f"; compute waited {format_seconds(report.stall_s_per_token)} per token for the disk"
+            waited = format_seconds(report.stall_s_per_token)
+            first += f"; compute waited {waited} per token for the {report.prediction.link}"
         lines.append(first)
     return "\n".join(lines)
 
@@ -84,7 +87,29 @@ def turn_line(report: "RunReport") -> str:
 
 def _title(report: "RunReport") -> str:
     count = len(report.token_ids)
-    return f"planned | measured, {count} tokens, bound: {report.prediction.bound}"
+    title = f"planned | measured, {count} tokens, bound: {report.prediction.bound}"
+    pace = report.prediction.pace
+    return title if pace is None else f"{title}\n{pace_line(pace)}"
+
+
+def pace_json(pace: "Pace | None") -> dict[str, object] | None:
+    """Return the link that a run was slowed to, None for a run at the disk's own rate."""
+    if pace is None:
+        return None
+    return {
+        "machine": pace.machine,
+        "link": pace.link,
+        "bytes_per_s": pace.bytes_per_s,
+        "latency_s": pace.latency_s,
+    }
+
+
+def pace_line(pace: "Pace") -> str:
+    """Return a line that says that reads were slowed, to which link and rate; compute is this computer's."""
+    return (
+        f"paced: reads slowed to {pace.name}, {format_rate(pace.bytes_per_s)} and "
+        f"{format_seconds(pace.latency_s)} a request; compute is this computer's"
+    )
 
 
 def _shown(value: float | None, unit: str) -> str:

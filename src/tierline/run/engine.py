@@ -1,8 +1,10 @@
 """The engine: transformers' model, built empty, rehearsed, and given its weights within a budget."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -16,12 +18,14 @@ from tierline.probe.order import execution_order
 from tierline.run.attach import attach, fixed_parameters, is_table, matrix_modules
 from tierline.run.budget import kv_token_bytes, weight_budget
 from tierline.run.build import build_model
+from tierline.run.direct_io import DirectFile
 from tierline.run.gguf_config import ROTARY_FACTORS
 from tierline.run.kernels import DENSE_DTYPES, Kernels
 from tierline.run.kernels.packed import refuse_other_cpu
 from tierline.run.ledger import Ledger
 from tierline.run.matrix import Matrix, RowTable
-from tierline.run.predict import Prediction, measure_link, measure_matrices
+from tierline.run.meter import Reading
+from tierline.run.predict import Prediction, measure_link, measure_matrices, measure_wide
 from tierline.run.process_memory import peak_resident_bytes, reset_peak, return_freed
 from tierline.run.recorder import Recorder
 from tierline.run.source import Source
@@ -54,9 +58,18 @@ class Engine:
     """One model on disk, made to run: `load` it once, use `model`, `close` it."""
 
     def __init__(
-        self, source: Source, *, resident: int | None, memory: int | None, verify: bool = False
+        self,
+        source: Source,
+        *,
+        resident: int | None,
+        memory: int | None,
+        verify: bool = False,
+        opener: Callable[[Path], DirectFile] = DirectFile,
     ) -> None:
-        """With `verify`, weights are held against the checksums of a packed file before they are used."""
+        """With `verify`, weights are held against the checksums of a packed file before they are used.
+
+        `opener` opens the model's files: another link than the disk's may be put in its place.
+        """
         if verify:
             require_checksums(source.checkpoint.tensors.values())
         self.source, self._verify = source, verify
@@ -71,7 +84,7 @@ class Engine:
             self.model, self._matrices, self._tables, source.rotary_heads(), self.recorder
         )
         self._order = execution_order(self.model)
-        self._files = open_files(source.checkpoint.files)
+        self._files = open_files(source.checkpoint.files, opener)
         self._switch_interval_s = sys.getswitchinterval()
         self.weights: Weights | None = None
         self.reserved_bytes = 0
@@ -123,13 +136,33 @@ class Engine:
             self.weights.staging.reset_meter()
         return prediction
 
-    def measured(self) -> tuple[int, float]:
-        """Return the bytes read so far for the steps that were taken, and the seconds compute waited."""
+    def prompt_s(self, tokens: int) -> float:
+        """Return the seconds that a prompt of `tokens` takes besides waiting for reads; `load` comes first.
+
+        Everything but the products is rehearsed, products are timed on a tile of each kind.
+        """
+        ids = torch.zeros((1, tokens), dtype=torch.long)
+        chunk, chunks = min(tokens, PREFILL_CHUNK_TOKENS), tokens / min(tokens, PREFILL_CHUNK_TOKENS)
+        head = self.model.get_output_embeddings()
+        last = next((m for n, m in self._matrices.items() if self.model.get_submodule(n) is head), None)
+        self._rehearsal.on = True
+        try:
+            with torch.inference_mode():
+                started_s = perf_counter()
+                self._generate(ids, 1)
+                overhead_s = perf_counter() - started_s
+                products_s = measure_wide(self._matrices.values(), last, chunk, self._kernels.compute)
+        finally:
+            self._rehearsal.on = False
+        return overhead_s + chunks * products_s
+
+    def measured(self) -> Reading:
+        """Return what was read so far for the steps that were taken, and how long who waited and worked."""
         rows = sum(table.read_bytes for table in self._tables.values())
         if self.weights is None or self.weights.staging is None:
-            return rows, 0.0
+            return Reading(rows)
         staging = self.weights.staging
-        return rows + staging.settled_read_bytes(), staging.meter.stall_s
+        return Reading(rows + staging.settled_read_bytes(), staging.meter.stall_s, staging.busy_s())
 
     def _planner(self, fixed_bytes: int) -> Planner:
         tables = [self.source.stored(f"{n}.weight") for n, m in matrix_modules(self.model) if is_table(m)]
@@ -179,19 +212,22 @@ class Engine:
         reset_peak()
         try:
             with torch.inference_mode():
-                self.model.generate(  # type: ignore[operator]
-                    input_ids=ids,
-                    attention_mask=torch.ones_like(ids),
-                    max_new_tokens=_REHEARSED_STEPS + 1,
-                    min_new_tokens=_REHEARSED_STEPS + 1,
-                    do_sample=False,
-                )
+                self._generate(ids, _REHEARSED_STEPS + 1)
                 self._rehearse_products(ids.numel())
         finally:
             self._rehearsal.on = False
             hook.remove()
         steps = sorted(b - a for a, b in pairwise(arrived))
         return steps[len(steps) // 2], peak_resident_bytes()
+
+    def _generate(self, ids: torch.Tensor, new: int) -> None:
+        self.model.generate(  # type: ignore[operator]
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=new,
+            min_new_tokens=new,
+            do_sample=False,
+        )
 
     def _rehearse_products(self, rows: int) -> None:
         """Multiply a blank piece of each kind of matrix: libraries keep buffers from a first wide product."""

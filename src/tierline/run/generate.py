@@ -8,21 +8,21 @@ from typing import Any
 import torch
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
+from tierline.run.meter import Reading
 from tierline.run.request import Request
 
 
 @dataclass(slots=True)
 class Answer:
-    """Tokens so far, when each arrived (seconds since the start) and what had been read by then (bytes)."""
+    """Tokens so far, when each arrived (seconds since the start) and what had been read by then."""
 
     token_ids: list[int] = field(default_factory=list)
     arrived_s: list[float] = field(default_factory=list)
-    read_bytes: list[int] = field(default_factory=list)
-    stall_s: list[float] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
     text: str = ""
 
 
-Meter = Callable[[], tuple[int, float]]  # bytes read so far, seconds stalled so far
+Meter = Callable[[], Reading]
 Emit = Callable[[str], None]
 
 
@@ -55,11 +55,9 @@ class _Clock(TextStreamer):
     def put(self, value: torch.Tensor) -> None:
         """Take the prompt once, then token by token."""
         if self._prompt_seen:
-            read_bytes, stall_s = self._meter()
+            self._answer.readings.append(self._meter())
             self._answer.token_ids += value.reshape(-1).tolist()
             self._answer.arrived_s.append(time.perf_counter() - self._started_s)
-            self._answer.read_bytes.append(read_bytes)
-            self._answer.stall_s.append(stall_s)
         self._prompt_seen = True
         super().put(value)  # type: ignore[no-untyped-call]
 

@@ -1,30 +1,46 @@
 """What a run will do, from rates measured on this machine just before it."""
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
+from tierline.errors import InputError
 from tierline.run.matrix import Matrix, PinnedTile
-from tierline.run.staging import Staging
+from tierline.run.pace import Pace
+from tierline.run.staging import READERS, Staging
+from tierline.units import format_rate
 
 _LINK_SAMPLE_S = 0.5
 _BURST_RINGS = 2
 _ROUNDS = 4
+_SLOWER_DISK = 0.8  # a sample of half a second varies, but not by this much
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """A decode step as planned: `compute_s` alone, `read_bytes` over the disk alone at `read_bytes_per_s`.
 
-    Reads run beside compute, so a step takes the longer of the two.
+    Reads run beside compute, so a step takes the longer of the two. With `pace` the link is
+    another machine's.
     """
 
     compute_s: float
     read_bytes: int
     read_bytes_per_s: float | None
     peak_bytes: int
+    pace: Pace | None = None
+
+    @property
+    def link(self) -> str:
+        """The name of the link that weights come over."""
+        return "disk" if self.pace is None else self.pace.link
+
+    @property
+    def step_s(self) -> float:
+        """Seconds that a decode step takes."""
+        return max(self.compute_s, self.link_s)
 
     @property
     def link_s(self) -> float:
@@ -34,12 +50,29 @@ class Prediction:
     @property
     def tokens_per_s(self) -> float:
         """Steady decode rate of one sequence."""
-        return 1.0 / max(self.compute_s, self.link_s)
+        return 1.0 / self.step_s
 
     @property
     def bound(self) -> str:
-        """`compute` or `link:disk`."""
-        return "link:disk" if self.link_s > self.compute_s else "compute"
+        """`compute` or the link, such as `link:disk`."""
+        return f"link:{self.link}" if self.link_s > self.compute_s else "compute"
+
+
+def paced(prediction: Prediction, pace: Pace, tile_read_bytes: Sequence[int]) -> Prediction:
+    """Return `prediction`, made by reading through a paced link, with the rate that the link itself has.
+
+    Raises InputError where the disk gives less than the link it stands for.
+    """
+    found = prediction.read_bytes_per_s
+    if found is None:
+        return replace(prediction, pace=pace)
+    wanted = pace.sustained_bytes_per_s(sum(tile_read_bytes) / len(tile_read_bytes), READERS)
+    if found < _SLOWER_DISK * wanted:
+        raise InputError(
+            f"--pace {pace.name}: this disk gives {format_rate(found)} here, less than the "
+            f"{format_rate(wanted)} of the link that it is to stand for; pace by a slower link"
+        )
+    return replace(prediction, read_bytes_per_s=wanted, pace=pace)
 
 
 def measure_link(staging: Staging | None, tiles: int) -> float | None:
@@ -82,13 +115,33 @@ def measure_matrices(matrices: Iterable[Matrix], dtype: torch.dtype) -> float:
     return total_s
 
 
-def _products_s(homes: Iterable[tuple[Matrix, PinnedTile]], dtype: torch.dtype) -> float:
+def measure_wide(matrices: Iterable[Matrix], last: Matrix | None, rows: int, dtype: torch.dtype) -> float:
+    """Return the seconds that the products of `rows` tokens at once take with all `matrices`.
+
+    One tile of every format and width is used once to warm up and then for time, the quicker of two rounds.
+    `last` (the head), multiplied with the last token alone, is timed with one row.
+    """
+    kinds: dict[tuple[str, int, int], list[Matrix]] = {}
+    for m in matrices:
+        key = (m.tensor.format, m.tensor.shape[1], 1 if m is last else rows)
+        kinds.setdefault(key, []).append(m)
+    total_s = 0.0
+    for (_, _, count), alike in kinds.items():
+        homes = ((m, h) for m in alike for h in m.tiles if isinstance(h, PinnedTile))
+        largest = max(homes, key=lambda found: found[1].tile.footprint_bytes, default=None)
+        sample = largest or _blank(alike[0])
+        seconds = min([_products_s([sample], dtype, count) for _ in range(3)][1:])
+        total_s += seconds / sample[1].tile.footprint_bytes * sum(m.tensor.footprint_bytes for m in alike)
+    return total_s
+
+
+def _products_s(homes: Iterable[tuple[Matrix, PinnedTile]], dtype: torch.dtype, rows: int = 1) -> float:
     inputs: dict[int, torch.Tensor] = {}
     started_s = time.perf_counter()
     for matrix, home in homes:
         columns = matrix.tensor.shape[1]
         if columns not in inputs:
-            inputs[columns] = torch.ones(1, columns, dtype=dtype)
+            inputs[columns] = torch.ones(rows, columns, dtype=dtype)
         matrix.kernel.matmul(inputs[columns], home.data, home.tile.stop - home.tile.start)
     return time.perf_counter() - started_s
 

@@ -7,7 +7,7 @@ from tierline.trace import Activity, TraceEvent
 
 
 class Recorder:
-    """Collects events from all threads while `on`; times are seconds since it was made."""
+    """Collects events from all threads while `on`; times are seconds since it was made, or since `begin`."""
 
     def __init__(self, *, on: bool = False) -> None:
         self.on = on
@@ -15,12 +15,18 @@ class Recorder:
         self._origin_s = perf_counter()
         self._lock = Lock()
 
+    def begin(self) -> None:
+        """Collect from now on, and count seconds from now."""
+        self._origin_s = perf_counter()
+        self.on = True
+
     def note(
         self, resource: str, activity: Activity, name: str, started_s: float, traffic_bytes: int = 0
     ) -> None:
         """Keep what `resource` did from `started_s` (of time.perf_counter) until now."""
         if not self.on:
             return
-        start_s, end_s = started_s - self._origin_s, perf_counter() - self._origin_s
+        # a read that was under way when collecting began is kept from then on
+        start_s, end_s = max(0.0, started_s - self._origin_s), perf_counter() - self._origin_s
         with self._lock:
             self.events.append(TraceEvent(resource, activity, name, start_s, end_s, traffic_bytes))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tierline.run.generate import Answer
+from tierline.run.meter import Reading
 from tierline.run.predict import Prediction
 from tierline.run.weights import Weights
 
@@ -12,8 +13,10 @@ class RunReport:
     """A finished run. Rates over decode are from the first generated token to the last.
 
     `read_bytes_per_s` is while the link is busy; None where nothing was read, or too few tokens came to tell.
-    Of a memory budget there are four numbers: allowed (None without --memory), reserved (the process without
-    weights), projected before and measured after (the high-water mark of resident memory).
+    `link_busy_fraction` is the part of decode in which a read was outstanding, `stall_fraction` that in which
+    compute waited for one. Of a memory budget there are four numbers: allowed (None without --memory),
+    reserved (the process without weights), projected before and measured after (the high-water mark of
+    resident memory).
     """
 
     text: str
@@ -30,6 +33,8 @@ class RunReport:
     reserved_bytes: int
     projected_bytes: int
     measured_bytes: int
+    link_busy_fraction: float | None
+    stall_fraction: float | None
     prediction: Prediction
 
     @property
@@ -38,7 +43,7 @@ class RunReport:
         planned = self.prediction
         return (
             Comparison("bytes read per token", "B", planned.read_bytes, self.read_bytes_per_token),
-            Comparison("disk link rate", "B/s", planned.read_bytes_per_s, self.read_bytes_per_s),
+            Comparison(f"{planned.link} link rate", "B/s", planned.read_bytes_per_s, self.read_bytes_per_s),
             Comparison("decode rate", "tok/s", planned.tokens_per_s, self.tokens_per_s_steady),
             Comparison("peak memory", "B", planned.peak_bytes, self.measured_bytes),
         )
@@ -73,15 +78,16 @@ def make_report(
     """Return the report of a run that has come to its end."""
     steps = len(answer.arrived_s) - 1
     decode_s = answer.arrived_s[-1] - answer.arrived_s[0] if steps > 0 else None
-    meter = weights.staging.meter if weights.staging is not None else None
+    first, last = (answer.readings[0], answer.readings[-1]) if steps > 0 else (Reading(), Reading())
+    stall_s, busy_s = last.stall_s - first.stall_s, last.link_busy_s - first.link_busy_s
     return RunReport(
         text=answer.text,
         token_ids=tuple(answer.token_ids),
         tokens_per_s_steady=steps / decode_s if decode_s else None,
         time_to_first_token_s=answer.arrived_s[0] if answer.arrived_s else None,
-        read_bytes_per_token=(answer.read_bytes[-1] - answer.read_bytes[0]) / steps if steps > 0 else None,
-        read_bytes_per_s=meter.read_bytes / meter.link_busy_s if meter and meter.link_busy_s else None,
-        stall_s_per_token=(answer.stall_s[-1] - answer.stall_s[0]) / steps if steps > 0 else None,
+        read_bytes_per_token=(last.read_bytes - first.read_bytes) / steps if steps > 0 else None,
+        read_bytes_per_s=_link_rate(weights),
+        stall_s_per_token=stall_s / steps if steps > 0 else None,
         weights_pinned_bytes=weights.plan.placement.pinned_bytes + weights.plan.needs.fixed_bytes,
         weights_streamed_bytes=weights.plan.read_bytes,
         weights_resident_peak_bytes=weights.ledger.peak_bytes,
@@ -89,5 +95,12 @@ def make_report(
         reserved_bytes=reserved_bytes,
         projected_bytes=prediction.peak_bytes,
         measured_bytes=measured_bytes,
+        link_busy_fraction=busy_s / decode_s if decode_s else None,
+        stall_fraction=stall_s / decode_s if decode_s else None,
         prediction=prediction,
     )
+
+
+def _link_rate(weights: Weights) -> float | None:
+    busy_s = weights.staging.busy_s() if weights.staging is not None else 0.0
+    return weights.staging.meter.read_bytes / busy_s if weights.staging is not None and busy_s else None

@@ -1,15 +1,18 @@
 """A model that answers, with its tokenizer: one request, or a conversation that keeps its cache."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 import torch
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from tierline.errors import InputError
+from tierline.run.direct_io import DirectFile
 from tierline.run.engine import Engine, Room
 from tierline.run.generate import Answer, Emit, chat_ids, generate, prompt_ids
-from tierline.run.predict import Prediction
+from tierline.run.pace import Pace, PacedFile, PacedLink
+from tierline.run.predict import Prediction, paced
 from tierline.run.process_memory import peak_resident_bytes, reset_peak
 from tierline.run.report import RunReport, make_report
 from tierline.run.request import Request
@@ -22,10 +25,24 @@ class Session:
     """A model on disk, opened to answer; use it as a context manager, or `close` it."""
 
     def __init__(
-        self, source: Source, *, resident: int | None, memory: int | None, keep_events: bool = False
+        self,
+        source: Source,
+        *,
+        resident: int | None,
+        memory: int | None,
+        keep_events: bool = False,
+        pace: Pace | None = None,
     ) -> None:
+        """With `pace`, the model is read at the rate of another machine's link."""
         self.tokenizer: PreTrainedTokenizerBase = source.tokenizer()
-        self.engine = Engine(source, resident=resident, memory=memory)
+        self._link = None if pace is None else PacedLink(pace)
+        link = self._link
+        self.engine = Engine(
+            source,
+            resident=resident,
+            memory=memory,
+            opener=DirectFile if link is None else lambda path: PacedFile(path, link),
+        )
         self.partial = Answer()
         self._keep_events = keep_events
 
@@ -39,11 +56,13 @@ class Session:
 
     def close(self) -> None:
         """Give threads, memory and descriptors back; a second call does nothing."""
+        if self._link is not None:
+            self._link.stop()
         self.engine.close()
 
     @property
     def events(self) -> Sequence[TraceEvent]:
-        """What happened while answering, if events were asked for."""
+        """What happened while answering, if events were asked for; times are since the first answer began."""
         return self.engine.recorder.events
 
     def answer(self, request: Request, *, progress: Progress, emit: Emit) -> RunReport:
@@ -52,16 +71,31 @@ class Session:
         Raises BudgetError where a budget cannot work and FaultError where a read fails; `partial` then
         holds what had come by that time.
         """
+        return self.execute(self.prepare(request, progress), emit)
+
+    def prepare(self, request: Request, progress: Progress) -> "Prepared":
+        """Load the model for `request` and return it with what is predicted; raises as `answer` does."""
         ids = prompt_ids(self.tokenizer, request)
-        prediction = self.engine.load(Room(prompt_tokens=ids.shape[1], new=request.new), progress)
-        return self._run(ids, request, prediction, emit, None)
+        prediction = self._load(Room(prompt_tokens=ids.shape[1], new=request.new), progress)
+        return Prepared(request, ids, prediction)
+
+    def execute(self, prepared: "Prepared", emit: Emit) -> RunReport:
+        """Run what was prepared; returns, emits and raises as `answer` does."""
+        return self._run(prepared.ids, prepared.request, prepared.prediction, emit, None)
 
     def converse(self, context: int, progress: Progress) -> "Conversation":
         """Load the model for a conversation of at most `context` tokens and return it."""
         if not self.tokenizer.chat_template:
             raise InputError(f"{self.engine.source.path}: has no chat template, so it cannot converse")
         new = max(1, context // 4)
-        return Conversation(self, self.engine.load(Room(max(1, context - new), new), progress), context)
+        return Conversation(self, self._load(Room(max(1, context - new), new), progress), context)
+
+    def _load(self, room: Room, progress: Progress) -> Prediction:
+        """Load the model; with a pace, the link's rate is predicted, not the one measured through it."""
+        prediction = self.engine.load(room, progress)
+        if self._link is None or self.engine.weights is None:
+            return prediction
+        return paced(prediction, self._link.pace, self.engine.weights.plan.tile_read_bytes)
 
     def _run(
         self,
@@ -72,7 +106,8 @@ class Session:
         cache: DynamicCache | None,
     ) -> RunReport:
         self.partial = Answer()
-        self.engine.recorder.on = self._keep_events
+        if self._keep_events and not self.engine.recorder.on:
+            self.engine.recorder.begin()
         reset_peak()
         generate(
             self.engine.model,
@@ -93,6 +128,15 @@ class Session:
             reserved_bytes=self.engine.reserved_bytes,
             measured_bytes=peak_resident_bytes(),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request whose model is loaded: its token ids, shape `(1, tokens)`, and what is predicted."""
+
+    request: Request
+    ids: torch.Tensor
+    prediction: Prediction
 
 
 class Conversation:

@@ -19,6 +19,7 @@ from tierline.run.recorder import Recorder
 from tierline.run.tiles import Tile
 
 _PLACE_BYTES = 4096  # places in the ring start on pages, which satisfies every sector size
+READERS = 2  # reads in flight
 _WAIT_S = 1.0  # how long compute waits before it looks whether the readers are still alive
 
 
@@ -51,7 +52,7 @@ class Staging:
         files: Mapping[Path, DirectFile],
         ring: memoryview,
         *,
-        readers: int = 2,
+        readers: int = READERS,
         recorder: Recorder | None = None,
     ) -> None:
         self._schedule, self._files, self._ring = schedule, files, ring
@@ -85,6 +86,13 @@ class Staging:
         """Begin to measure anew."""
         with self._changed:
             self.meter = StreamMeter()
+            self._busy_since = time.perf_counter()
+
+    def busy_s(self) -> float:
+        """Return how long a read was outstanding so far, with the one that is under way."""
+        with self._changed:
+            going_s = time.perf_counter() - self._busy_since if self._reading else 0.0
+            return self.meter.link_busy_s + going_s
 
     def settled_read_bytes(self) -> int:
         """Return the bytes read so far, less those that lie ready for what comes next."""

@@ -44,14 +44,20 @@ class Needs:
 class WeightPlan:
     """A placement together with the tiles it is of.
 
-    `read_bytes` is what a decode step takes from the disk: streamed tiles and a row of each table that is
-    not pinned, in whole sectors.
+    `tile_read_bytes` is what each streamed tile takes from the disk, `row_read_bytes` a row of every table
+    that is not pinned: in whole sectors.
     """
 
     placement: Placement
     tiles: tuple[Tile, ...]
     needs: Needs
-    read_bytes: int
+    tile_read_bytes: tuple[int, ...]
+    row_read_bytes: int
+
+    @property
+    def read_bytes(self) -> int:
+        """What a decode step takes from the disk."""
+        return sum(self.tile_read_bytes) + self.row_read_bytes
 
     @property
     def held_bytes(self) -> int:
@@ -100,15 +106,20 @@ class Planner:
             tiles, units = self._cut(tensors, limit)
             placement = place(units, room_bytes, slots=STAGED_TILES)
             if placement is not None and not (placement.streamed and len(tensors) > len(self._order)):
-                return WeightPlan(placement, tiles, self._needs, self._read_bytes(placement, tiles))
+                return self._weight_plan(placement, tiles)
         raise self._too_little(allowed_bytes)
 
-    def _read_bytes(self, placement: Placement, tiles: tuple[Tile, ...]) -> int:
+    def _weight_plan(self, placement: Placement, tiles: tuple[Tile, ...]) -> WeightPlan:
         streamed = {unit.name for unit in placement.streamed}
         crossing = [t for t in tiles if t.name in streamed]
-        read = sum(self._span_bytes(t.tensor, t.offset, t.footprint_bytes) for t in crossing)
         whole = {tile.tensor for tile in tiles if tile.name not in streamed}
-        return read + sum(self._row_read_bytes(table) for table in self._all_tables if table not in whole)
+        return WeightPlan(
+            placement,
+            tiles,
+            self._needs,
+            tuple(self._span_bytes(t.tensor, t.offset, t.footprint_bytes) for t in crossing),
+            sum(self._row_read_bytes(table) for table in self._all_tables if table not in whole),
+        )
 
     def _row_read_bytes(self, table: StoredTensor) -> int:
         """Return what reading a row takes, as the mean over the first rows: it may straddle a sector."""
@@ -207,12 +218,14 @@ def read_whole(
     return kernel.expand(raw, prod(tensor.shape) // columns, columns).view(tensor.shape)
 
 
-def open_files(paths: Iterable[Path]) -> dict[Path, DirectFile]:
+def open_files(
+    paths: Iterable[Path], opener: Callable[[Path], DirectFile] = DirectFile
+) -> dict[Path, DirectFile]:
     """Return the files open for direct reads; if one fails, the others are closed again."""
     opened: dict[Path, DirectFile] = {}
     try:
         for path in paths:
-            opened[path] = DirectFile(path)
+            opened[path] = opener(path)
     except BaseException:
         for file in opened.values():
             file.close()

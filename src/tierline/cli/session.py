@@ -1,0 +1,118 @@
+"""Opening a model to run: what the verbs that run one share."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+
+from tierline.cli.progress import LoadingBar, loading_bar
+from tierline.errors import InputError
+from tierline.run.pace import Pace
+from tierline.run.source import Source
+from tierline.trace import TraceEvent, chrome_traces
+from tierline.units import parse_bytes
+
+if TYPE_CHECKING:
+    from tierline.run.session import Session
+
+PROMPT_LIMIT = 2**24
+
+FilesArgument = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", help="A GGUF file, or a directory with config.json and safetensors."),
+]
+ResidentOption = Annotated[
+    str | None, typer.Option(help="Most weight bytes held at once, staging included, such as 44MiB.")
+]
+MemoryOption = Annotated[
+    str | None, typer.Option(help="Most bytes for the whole process, such as 1.2GiB; or auto.")
+]
+NewOption = Annotated[int, typer.Option(help="Most tokens to generate.", min=1, max=1_000_000)]
+RawOption = Annotated[bool, typer.Option("--raw", help="Send TEXT as it is, without the chat template.")]
+PaceOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MACHINE[:LINK]",
+        help="Slow reads to this machine's link; by default its slowest into the fast tier.",
+    ),
+]
+LeanOption = Annotated[
+    bool, typer.Option("--lean", help="Leave torch.compile out: less memory for the process itself.")
+]
+AnswerJsonOption = Annotated[
+    bool, typer.Option("--json", help="One JSON document on stdout; the answer goes to stderr.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is opened, within which budget, and what is kept of it."""
+
+    source: Source
+    resident: int | None
+    memory: int | None
+    trace: Path | None
+    lean: bool
+    pace: Pace | None = None
+
+
+def checked_text(text: str | None) -> str:
+    """Return `text`; raise InputError where there is none, or far too much."""
+    if not text or len(text) > PROMPT_LIMIT:
+        raise InputError(f"TEXT has {len(text or ''):,} characters: want 1 to {PROMPT_LIMIT:,}")
+    return text
+
+
+def memory_bytes(text: str | None) -> int | None:
+    """Return the bytes that `--memory` names; `auto` is what is free on this computer."""
+    if text != "auto":
+        return None if text is None else parse_bytes(text)
+    from tierline.machines.memory import read_memory
+
+    return read_memory().free_bytes
+
+
+@contextmanager
+def opened_session(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
+    """Open the model with progress on stderr; events are kept if a trace is asked for."""
+    with loading_bar("starting torch and transformers") as bar:
+        if setting.lean:
+            from tierline.run.lean import import_lean
+
+            import_lean()
+        from tierline.run.session import Session
+
+        bar.say("building the model")
+        with Session(
+            setting.source,
+            resident=setting.resident,
+            memory=setting.memory,
+            keep_events=setting.trace is not None,
+            pace=setting.pace,
+        ) as session:
+            bar.say("rehearsing a pass")
+            try:
+                yield session, bar
+            finally:
+                bar.stop()
+
+
+def write_trace(path: Path | None, processes: Mapping[str, Iterable[TraceEvent]]) -> None:
+    """Write the events of each process as one Chrome/Perfetto trace, where a path was given."""
+    if path is not None:
+        path.write_text(json.dumps(chrome_traces(processes)), encoding="utf-8")
+
+
+def writer(out: TextIO, bar: LoadingBar) -> Callable[[str], None]:
+    """Return what writes the answer to `out` as it comes; the bar goes away with the first of it."""
+
+    def emit(text: str) -> None:
+        bar.stop()
+        out.write(text)
+        out.flush()
+
+    return emit
