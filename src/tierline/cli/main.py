@@ -13,6 +13,7 @@ VERBS = {
     "plan": "Does it fit, where does every byte live, how fast can it go at best?",
     "simulate": "Execute the plan event by event in virtual time: streaming, caches, who waits for whom.",
     "run": "Run a model for real, its weights streamed from disk under a memory budget.",
+    "compare": "Plan, simulate and run the same plan: predicted beside measured, with the error.",
     "pack": "Rewrite a model once for streaming: aligned, checksummed, in a kernel's own form.",
     "roofline": "The intensity of every operation against every ceiling and link; --plot FILE.",
     "derive": "The derivation of a plan, formula by formula with its numbers, as Markdown.",

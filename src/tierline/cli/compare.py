@@ -1,0 +1,72 @@
+"""`tierline compare`: one plan by formula, in virtual time and for real, side by side."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tierline.cli.session import (
+    AnswerJsonOption,
+    FilesArgument,
+    LeanOption,
+    MemoryOption,
+    NewOption,
+    PaceOption,
+    RawOption,
+    ResidentOption,
+    Setting,
+    checked_text,
+    memory_bytes,
+    opened_session,
+    write_trace,
+    writer,
+)
+from tierline.report.compare import compare_json, print_comparison
+from tierline.run.pace import find_pace
+from tierline.run.request import Request
+from tierline.run.source import open_source
+from tierline.units import parse_bytes
+
+
+def compare(
+    model: FilesArgument,
+    text: Annotated[str, typer.Argument(help="What to ask.")] = "Once upon a time",
+    resident: ResidentOption = None,
+    memory: MemoryOption = None,
+    new: NewOption = 32,
+    raw: RawOption = False,
+    pace: PaceOption = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write the simulated and the measured timeline as one Chrome trace.")
+    ] = None,
+    lean: LeanOption = False,
+    as_json: AnswerJsonOption = False,
+) -> None:
+    """Plan, simulate and run the same plan; show what was predicted beside what was measured.
+
+    Example: tierline compare model.gguf "What is the capital of France?" --resident 44MiB
+    """
+    setting = Setting(
+        source=open_source(model),
+        resident=None if resident is None else parse_bytes(resident),
+        memory=memory_bytes(memory),
+        trace=trace,
+        lean=lean,
+        pace=None if pace is None else find_pace(pace),
+    )
+    request = Request(checked_text(text), new=new, raw=raw)
+    with opened_session(setting) as (session, bar):
+        from tierline.compare.compare import compare as execute
+
+        found = execute(session, request, progress=bar.loading, emit=writer(sys.stderr, bar))
+        sys.stderr.write("\n")
+        process = setting.source.path.name
+        write_trace(
+            trace, {f"simulated {process}": found.forecast.events, f"measured {process}": session.events}
+        )
+    if as_json:
+        sys.stdout.write(json.dumps(compare_json(found)) + "\n")
+    else:
+        print_comparison(found)

@@ -1,0 +1,72 @@
+"""The engine's own plan as passes of the simulator: its tiles, in its order, over its one link."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tierline.run.staging import READERS
+from tierline.run.weights import WeightPlan
+from tierline.sim.kernel import LinkSpec
+from tierline.sim.pipeline import Fetch, Pass, Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A prompt of `prompt_tokens` in `prefill_passes` chunks, then `decode_passes` single tokens.
+
+    `prefill_s` is what compute takes for the whole prompt, `decode_s` for one token.
+    """
+
+    prompt_tokens: int
+    prefill_passes: int
+    decode_passes: int
+    prefill_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRate:
+    """The link that weights come over."""
+
+    name: str
+    bytes_per_s: float
+    latency_s: float = 0.0
+
+
+def pipeline_of(plan: WeightPlan, link: LinkRate | None) -> Pipeline:
+    """Return the engine's pipeline: a ring of bytes, and as many reads in flight as it has readers."""
+    if link is None:
+        return Pipeline({})
+    spec = LinkSpec(link.name, link.bytes_per_s, link.latency_s, in_flight=READERS)
+    return Pipeline({link.name: spec}, staging_bytes=plan.placement.staging_bytes)
+
+
+def passes_of(plan: WeightPlan, work: Workload, link: LinkRate | None) -> Iterator[Pass]:
+    """Yield the passes over the prompt, then those of decode, which are all alike.
+
+    Every pass reads its rows of tables on demand first, then uses the tiles in the engine's order: streamed
+    ones are fetched, in whole sectors. Compute is shared among tiles by their bytes.
+    """
+    rows = work.prompt_tokens // work.prefill_passes
+    prefill = _pass(plan, link, rows, work.prefill_s / work.prefill_passes)
+    yield from (prefill for _ in range(work.prefill_passes))
+    decode = _pass(plan, link, 1, work.decode_s)
+    yield from (decode for _ in range(work.decode_passes))
+
+
+def _pass(plan: WeightPlan, link: LinkRate | None, rows: int, compute_s: float) -> Pass:
+    path = () if link is None else (link.name,)
+    streamed = iter(plan.tile_read_bytes)
+    pinned = {unit.name for unit in plan.placement.pinned}
+    total_bytes = sum(tile.footprint_bytes for tile in plan.tiles)
+    names, fetches, work = ["rows of tables"], [_rows(plan, path, rows)], [0.0]
+    for tile in plan.tiles:
+        names.append(tile.name)
+        fetches.append(None if tile.name in pinned else Fetch(tile.name, next(streamed), path))
+        work.append(compute_s * tile.footprint_bytes / total_bytes)
+    return Pass(names, fetches, work)
+
+
+def _rows(plan: WeightPlan, path: tuple[str, ...], rows: int) -> Fetch | None:
+    if not (plan.row_read_bytes and path):
+        return None
+    return Fetch("rows of tables", plan.row_read_bytes * rows, path, on_demand=True, requests=rows)
