@@ -2,10 +2,12 @@
 
 Every plan differs from the one before in its context, its batch and its weights' format, and nothing is kept
 from one to the next. A point is a workload of the same model: both phases, the cache and the activations.
-Rates are per second of processor time, so that what else runs on the machine does not count.
+Rates are per second of processor time, so that what else runs on the machine does not count; plans are also
+given by the clock on the wall, which on a quiet machine is the same.
 """
 
-from time import process_time
+from collections.abc import Callable
+from time import perf_counter, process_time
 
 import numpy as np
 
@@ -24,14 +26,14 @@ PLANS, POINTS, REPEATS = 300, 20_000, 5
 BYTES_PER_S, FLOP_PER_S = 3.35e12, 989e12
 
 
-def plans_per_s() -> float:
-    """Return the plans built per second, of models that stream and models that fit."""
+def plans_per_s(clock: Callable[[], float] = process_time) -> float:
+    """Return the plans built per second of `clock`, of models that stream and models that fit."""
     model, machine = open_model(MODEL), load_machine(MACHINE)
     precisions = [Precision.of(weights=name) for name in ("bf16", "mxfp8", "mxfp4", "int4:group=64")]
-    started = process_time()
+    started = clock()
     for i in range(PLANS):
         build_plan(model, machine, Workload.of(batch=1 + i % 7, context=1024 + i), precisions[i % 4])
-    return PLANS / (process_time() - started)
+    return PLANS / (clock() - started)
 
 
 def points_per_s() -> float:
@@ -56,7 +58,8 @@ def points_per_s() -> float:
 
 def main() -> None:
     """Print both rates, each the best of three."""
-    print(f"plans of {MODEL} on {MACHINE}: {max(plans_per_s() for _ in range(3)):,.0f}/s")
+    print(f"plans of {MODEL} on {MACHINE}: {max(plans_per_s() for _ in range(3)):,.0f}/s of processor time")
+    print(f"the same by the clock: {max(plans_per_s(perf_counter) for _ in range(3)):,.0f}/s")
     print(f"points of {MODEL}: {max(points_per_s() for _ in range(3)):,.0f}/s")
 
 

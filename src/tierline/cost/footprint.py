@@ -18,7 +18,7 @@ from tierline.models.description import Attention, Model, Phase
 # Phases of a decoder, for whose largest pass an arena is reserved.
 _RESERVED = ("prefill", "decode")
 _SETTLED = 3
-# Copies are interleaved by eight rows; a matrix whose rows do not divide has none (ggml-cpu/repack.cpp, AVX2).
+# Copies are interleaved by eight rows; a matrix whose rows do not divide has none (logged by real loads).
 _REPACKED_ROWS = 8
 
 
