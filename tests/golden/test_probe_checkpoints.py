@@ -10,7 +10,9 @@ transformers = pytest.importorskip("transformers")
 
 from safetensors import safe_open  # noqa: E402
 
+from tierline.errors import UnknownArchitectureError  # noqa: E402
 from tierline.models.description import Model  # noqa: E402
+from tierline.models.open import open_model  # noqa: E402
 from tierline.models.stored import stored_parts  # noqa: E402
 from tierline.probe.open import open_any_model  # noqa: E402
 from tierline.probe.seams import quiet  # noqa: E402
@@ -83,11 +85,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def write(name: str, folder: Path) -> Path:
+def write(name: str, folder: Path, sizes: dict[str, Any] | None = None) -> Path:
     """Write a tiny random model of this class as transformers does; return the file."""
     maker = getattr(transformers, name)
     with quiet():
-        maker(maker.config_class(**CONFIGS[name])).to(torch.bfloat16).save_pretrained(folder)
+        maker(maker.config_class(**(sizes or CONFIGS[name]))).to(torch.bfloat16).save_pretrained(folder)
     return folder / "model.safetensors"
 
 
@@ -113,6 +115,33 @@ def test_every_stored_tensor_is_one_of_the_description(
     assert not any("belong to no module" in note for note in model.notes)
     assert described(model) == held(file)
     assert {t.tensor.stored for t in model.tensors() if t.tensor.in_file} == {"bf16"}
+
+
+# Families that are read natively, as classes that the native readers do not describe.
+HEADLESS: dict[str, dict[str, Any]] = {
+    "MistralModel": GROUPED,
+    "LlamaForSequenceClassification": GROUPED,
+    "GPT2Model": {"n_embd": 40, "n_layer": 3, "n_head": 4, "vocab_size": 97, "n_positions": 31},
+}
+
+
+@pytest.mark.parametrize("name", HEADLESS)
+def test_a_model_without_a_language_models_head_is_described_as_it_is(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file, config = write(name, tmp_path, HEADLESS[name]), tmp_path / "config.json"
+    for opened in (tmp_path, config):
+        model = open_any_model(str(opened))
+        assert described(model) == held(file)
+        assert [phase.name for phase in model.phases][:1] == ["prefill"]
+        assert not any(part.name == "head" for part in model.components)
+    bare = open_model(str(tmp_path))  # as without torch
+    assert described(bare) == held(file)
+    assert bare.phases == ()
+    assert f"no native reader for '{name}'" in bare.unknown[0]
+    with pytest.raises(UnknownArchitectureError, match=r"pip install tierline\[run\]"):
+        open_model(str(config))
 
 
 def test_a_file_that_is_not_what_its_config_builds_keeps_its_footprint(
