@@ -227,7 +227,6 @@ STATED = frozenset(
         "n_positions",
         "qkv_bias",
         "max_position_embeddings",
-        "sliding_window",
         "attention_chunk_size",
         "q_lora_rank",
         "num_kv_heads",

@@ -7,7 +7,16 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from tierline.models.description import Block, Component, Layer, Model, Operation, Phase, Tensor
+from tierline.models.description import (
+    Block,
+    Component,
+    Layer,
+    Model,
+    Operation,
+    Phase,
+    Tensor,
+    TensorClass,
+)
 from tierline.models.extent import Extent
 from tierline.probe.classes import component_of, is_positional, tensor_class
 from tierline.probe.file_names import FileNames
@@ -127,7 +136,28 @@ def components(
     for path in dict.fromkeys((*by_layer, *tensors)):
         layer = maker.layer(path, tensors.get(path, []), by_layer.get(path, []))
         parts.setdefault(where.component(path), []).append(layer)
-    return tuple(Component(name, tuple(layers)) for name, layers in parts.items())
+    used = _classes_of_aliases(layer for layers in parts.values() for layer in layers)
+    return tuple(Component(n, tuple(_classed(x, used) for x in layers)) for n, layers in parts.items())
+
+
+def _classes_of_aliases(layers: Iterable[Layer]) -> dict[str, TensorClass]:
+    """Return the class that the first alias of a tensor has, by the tensor's full name."""
+    found: dict[str, TensorClass] = {}
+    for layer in layers:
+        for tensor in layer.block.tensors:
+            if tensor.alias_of and tensor.kind != "other":
+                found.setdefault(tensor.alias_of, tensor.kind)
+    return found
+
+
+def _classed(layer: Layer, used: Mapping[str, TensorClass]) -> Layer:
+    """Return the layer, a tensor that only its aliases use (T5's `shared`) with the class that they have."""
+    tensors = tuple(
+        replace(t, kind=used.get(layer.full_name(t.name), "other")) if t.kind == "other" else t
+        for t in layer.block.tensors
+    )
+    same = tensors == layer.block.tensors
+    return layer if same else replace(layer, block=Block(tensors, layer.block.operations))
 
 
 def _positional(operation: Operation, where: Places) -> Operation:
