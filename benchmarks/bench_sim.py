@@ -1,6 +1,7 @@
 """How many layer steps a second the simulator takes on one core: `python benchmarks/bench_sim.py`.
 
-One step is one layer's turn: its fetch over the link, its wait, its work. Run on a quiet machine.
+One step is one layer's turn: its fetch over the link, its wait, its work. A decode pass begins with a row
+of the embedding, needed at once, and ends with a norm too small for a slot. Run on a quiet machine.
 """
 
 import json
@@ -21,11 +22,15 @@ def main() -> None:
     streamed = [Fetch(f"layer {i}", 700_000_000, ("link",)) if i % 3 else None for i in range(_LAYERS)]
     one = Pass([f"layer {i}" for i in range(_LAYERS)], streamed, [0.011] * _LAYERS)
     pipeline = Pipeline({"link": link}, 2)
+    row = Fetch("row", 8192, ("link",), on_demand=True)
+    norm = Fetch("norm", 16384, ("link",), slot=False)
+    decode = Pass(["row", *one.names[2:], "norm"], [row, *streamed[2:], norm], one.work)
     chain = Pipeline({"link": link, "disk": LinkSpec("disk", 5e9)}, 3)
     through = [None if f is None else Fetch(f.name, f.traffic_bytes, ("disk", "link")) for f in streamed]
     both = Pass(one.names, through, one.work)
     speeds = {
         "one_fifo_link_steps_per_s": _speed(lambda n: run(pipeline, [one] * n), _PASSES),
+        "streamed_decode_steps_per_s": _speed(lambda n: run(pipeline, [decode] * n), _PASSES),
         "one_fifo_link_by_events_steps_per_s": _speed(
             lambda n: run_events(pipeline, [one] * n), _PASSES // 10
         ),

@@ -46,6 +46,15 @@ def test_an_urgent_request_goes_before_all_that_waits_and_costs_at_least_the_min
     link = Link(kernel, LinkSpec("link", Fraction(1), minimum_bytes=5))
     for name, count in (("first", 7), ("second", 11)):
         link.request(count, lambda _, end, name=name: order.append((name, end)))  # type: ignore[misc]
-    link.request(1, lambda _, end: order.append(("urgent", end)), urgent=True)
+    kernel.at(Fraction(3), lambda: link.request(1, lambda _, end: order.append(("urgent", end)), urgent=True))
     kernel.run()
     assert order == [("first", Fraction(7)), ("urgent", Fraction(12)), ("second", Fraction(23))]
+
+
+def test_an_urgent_request_goes_before_what_was_asked_for_at_the_same_instant() -> None:
+    kernel, order = Kernel(Fraction(0)), list[tuple[str, Fraction]]()
+    link = Link(kernel, LinkSpec("link", Fraction(1)))
+    link.request(7, lambda _, end: order.append(("first", end)))
+    link.request(2, lambda _, end: order.append(("urgent", end)), urgent=True)
+    kernel.run()
+    assert order == [("urgent", Fraction(2)), ("first", Fraction(9))]

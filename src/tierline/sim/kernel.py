@@ -96,7 +96,8 @@ class Link:
         `urgent` goes before all that waits.
         """
         (self._waiting.appendleft if urgent else self._waiting.append)((traffic_bytes, requests, moved))
-        self._admit()
+        if self._outstanding < self.spec.in_flight:
+            self._kernel.at(self._kernel.now, self._admit, 1)  # when all that is asked for now is known
 
     def _admit(self) -> None:
         spec, kernel = self.spec, self._kernel
@@ -114,7 +115,8 @@ class Link:
 
     def _finish(self, start: Number, end: Number, moved: Moved) -> None:
         self._outstanding -= 1
-        self._admit()
+        if self._waiting:
+            self._kernel.at(self._kernel.now, self._admit, 1)
         moved(start, end)
 
     def _join(self, amount: int, moved: Moved) -> None:

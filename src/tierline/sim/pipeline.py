@@ -1,15 +1,16 @@
 """Passes through a pipeline of links, staging slots and one compute: who moves what when.
 
 Two engines give the same times: `run_events` for any links on the event kernel, `run_fifo` for one FIFO link,
-a max-plus recurrence that takes a fraction of a microsecond per step. `run` chooses.
+a max-plus recurrence that takes a fraction of a microsecond per step. `run` chooses. Of what could begin on a
+link at the same instant, what compute waits for goes first.
 """
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from tierline.sim.kernel import Kernel, Link, LinkSpec, Number, Slots
+from tierline.sim.recurrence import HERE, NEEDED, QUEUED, RIDING, Steps, run_fifo
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,6 @@ class Fetch:
     requests: int = 1
     cause: str = "streaming"
     slot: bool = True
-
-    @property
-    def queues(self) -> bool:
-        """Whether it waits for a slot and is one request, as the recurrence of `run_fifo` has it."""
-        return self.slot and not self.on_demand and self.requests == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,78 +95,60 @@ class Timeline:
 
 def run(pipeline: Pipeline, passes: Sequence[Pass], zero: Number = 0.0) -> Timeline:
     """Return the times of `passes`, the first starting at `zero` with all slots free."""
-    paths = {f.path for p in passes for f in p.fetches if f is not None}
-    plain = all(f is None or f.queues for p in passes for f in p.fetches)
-    written = any(w is not None for p in passes for w in p.writes)
-    if plain and not written and len(paths) <= 1 and pipeline.staging_bytes is None:
-        path = next(iter(paths), ())
-        specs = [pipeline.links[name] for name in path]
-        if len(specs) <= 1 and all(
-            s.discipline == "fifo" and (s.in_flight == 1 or not s.latency) for s in specs
-        ):
+    fetches = [f for p in passes for f in p.fetches if f is not None]
+    paths = {f.path for f in fetches}
+    if len(paths) <= 1 and not any(w is not None for p in passes for w in p.writes):
+        specs = [pipeline.links[name] for path in paths for name in path]
+        if not specs or (len(specs) == 1 and _one_by_one(specs[0], fetches)):
             return _fast(pipeline, passes, specs[0] if specs else None, zero)
     return run_events(pipeline, passes, zero)
 
 
-def run_fifo(
-    steps: Sequence[tuple[Sequence[Number | None], Sequence[Number]]],
-    prefetch_depth: int,
-    *,
-    by_step: bool = False,
-    wrap: bool = True,
-    zero: Number = 0.0,
-) -> tuple[list[Number], list[Number], list[Number]]:
-    """Return when each transfer begins and when each step begins and ends its work.
-
-    `steps` has for each pass the seconds of every step's transfer over the one link (None for no fetch) and
-    of its work. The recurrence: `transfer = max(link, slot) + seconds`, `step = max(step, transfer) + work`.
-    """
-    slots = deque([zero] * prefetch_depth)
-    begun: list[Number] = []
-    starts: list[Number] = []
-    ends: list[Number] = []
-    now = link = zero
-    for transfers, works in steps:
-        if not wrap and now > link:
-            link = now
-        for transfer, work in zip(transfers, works, strict=True):
-            if transfer is not None:
-                slot = slots.popleft()
-                if slot > link:
-                    link = slot
-                begun.append(link)
-                link = link + transfer
-                if link > now:
-                    now = link
-                starts.append(now)
-                now = now + work
-                slots.append(now)
-            else:
-                starts.append(now)
-                now = now + work
-                if by_step:
-                    slots.popleft()
-                    slots.append(now)
-            ends.append(now)
-    return begun, starts, ends
+def _one_by_one(spec: LinkSpec, fetches: Sequence[Fetch]) -> bool:
+    """Return whether a link serves `fetches` one after another, each as if alone."""
+    if spec.discipline != "fifo":
+        return False
+    return spec.in_flight == 1 or (not spec.latency and not any(f.on_demand for f in fetches))
 
 
 def _fast(pipeline: Pipeline, passes: Sequence[Pass], spec: LinkSpec | None, zero: Number) -> Timeline:
-    known: dict[int, list[Number | None]] = {}  # passes that are alike share their fetches
+    known: dict[int, tuple[list[int], list[Number]]] = {}  # passes that are alike share their fetches
+    seconds: dict[int, Number] = {}  # and so do steps
+    kinds: list[int] = []
+    transfers: list[Number] = []
+    works: list[Number] = []
+    limits: list[int] = []
     for traversal in passes:
-        if id(traversal.fetches) not in known:
-            known[id(traversal.fetches)] = [_seconds(f, spec) for f in traversal.fetches]
-    steps = [(known[id(p.fetches)], p.work) for p in passes]
+        fetches = traversal.fetches
+        if id(fetches) not in known:
+            for fetch in fetches:
+                if id(fetch) not in seconds:
+                    seconds[id(fetch)] = zero if fetch is None or spec is None else _seconds(fetch, spec)
+            known[id(fetches)] = [_kind(f) for f in fetches], [seconds[id(f)] for f in fetches]
+        kinds += known[id(fetches)][0]
+        transfers += known[id(fetches)][1]
+        works += traversal.work
+        limits.append(len(works))
     begun, starts, ends = run_fifo(
-        steps, pipeline.prefetch_depth, by_step=pipeline.counts_steps, wrap=pipeline.wrap, zero=zero
+        Steps(kinds, transfers, works, limits),
+        pipeline.prefetch_depth,
+        by_step=pipeline.counts_steps,
+        wrap=pipeline.wrap,
+        zero=zero,
     )
     return Timeline(starts, ends, lambda: _transfers(passes, begun, spec))
 
 
-def _seconds(fetch: Fetch | None, spec: LinkSpec | None) -> Number | None:
-    if fetch is None or spec is None:
-        return None
-    return spec.latency + max(fetch.traffic_bytes, spec.minimum_bytes) / spec.rate
+def _kind(fetch: Fetch | None) -> int:
+    if fetch is None:
+        return HERE
+    if fetch.on_demand:
+        return NEEDED
+    return QUEUED if fetch.slot else RIDING
+
+
+def _seconds(fetch: Fetch, spec: LinkSpec) -> Number:
+    return fetch.requests * spec.latency + max(fetch.traffic_bytes, spec.minimum_bytes) / spec.rate
 
 
 def _transfers(passes: Sequence[Pass], begun: Sequence[Number], spec: LinkSpec | None) -> list[Transfer]:
@@ -179,10 +157,10 @@ def _transfers(passes: Sequence[Pass], begun: Sequence[Number], spec: LinkSpec |
     fetches = [(i, f) for i, f in enumerate(f for p in passes for f in p.fetches) if f is not None]
     made = []
     for (step, fetch), asked in zip(fetches, begun, strict=True):
-        start = asked + spec.latency  # the link is busy from here on
+        start = asked + fetch.requests * spec.latency  # the link is busy from here on
         end = start + max(fetch.traffic_bytes, spec.minimum_bytes) / spec.rate
         made.append(Transfer(step, spec.name, start, end, fetch))
-    return made
+    return sorted(made, key=lambda t: t.end)
 
 
 def run_events(pipeline: Pipeline, passes: Sequence[Pass], zero: Number = 0.0) -> Timeline:
