@@ -114,6 +114,14 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds / 1e-9:.3g} ns"
 
 
+def format_energy(joules: float) -> str:
+    """Return an energy in J, mJ, uJ, nJ, pJ or fJ, with three significant figures."""
+    for scale, unit in ((1.0, "J"), (1e-3, "mJ"), (1e-6, "uJ"), (1e-9, "nJ"), (1e-12, "pJ")):
+        if abs(joules) >= scale:
+            return f"{joules / scale:.3g} {unit}"
+    return f"{joules / 1e-15:.3g} fJ"
+
+
 def format_count(count: float) -> str:
     """Return a count of things (parameters, FLOP) with a decimal prefix: 256.5 M, 1.2 T."""
     return _scaled(count, [(1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")], "").rstrip()
@@ -124,7 +132,8 @@ def _parse(text: str, units: Mapping[str, int | Fraction], what: str, example: s
     if match is None or match[2] not in units:
         shown = text if len(text) <= 40 else text[:37] + "..."
         rule = f"write a number and one of {' '.join(units)}, such as {example}"
-        raise InputError(f"{shown!r} is not a {what}: {rule}{_hint(match, units)}")
+        article = "an" if what[0] in "aeiou" else "a"
+        raise InputError(f"{shown!r} is not {article} {what}: {rule}{_hint(match, units)}")
     return Fraction(match[1]) * units[match[2]]
 
 

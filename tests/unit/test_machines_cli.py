@@ -51,6 +51,23 @@ def test_the_example_of_the_help_works(capsys: pytest.CaptureFixture[str]) -> No
     assert re.search(r"host\.capacity +48\.0 GiB +assumed", _run(capsys, *shlex.split(example[1])))
 
 
+def test_every_number_that_can_be_set_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    values = {
+        "ddr3.capacity": "7GiB", "ddr3.free": "3GiB", "ddr3.peak": "13GB/s", "ddr3.sustained": "11GB/s",
+        "ddr3.latency": "17ns", "ddr3.energy": "19pJ", "usb2.peak": "53MB/s", "usb2.sustained": "47MB/s",
+        "usb2.latency": "23us", "usb2.energy": "2.5nJ", "dsp.count": "29", "dsp.clock": "31MHz",
+        "dsp.energy": "37fJ", "dsp.int8.sustained": "1.5GOP/s", "runtime": "41MiB",
+    }  # fmt: skip
+    settings = [part for path, value in values.items() for part in ("--set", f"{path}={value}")]
+    text = _run(capsys, "nexys-video", *settings)
+    for path, value in values.items():
+        number, unit = re.fullmatch(r"([\d.]+)(.*)", value).groups()  # type: ignore[union-attr]
+        assert re.search(rf"{re.escape(path)} +{number}(\.0+)? ?{unit} +assumed", text), path
+    shown = _run(capsys, "nexys-video", *settings, "--json")
+    for path, value in values.items():
+        assert f'"--set {path}={value}"' in shown, path
+
+
 def test_hostile_text_is_escaped(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "m.toml"
     number = '{ value = "1GiB", kind = "assumed", source = "[red]\\u001b[2J" }'

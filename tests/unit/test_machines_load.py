@@ -45,6 +45,21 @@ def test_the_example_of_the_documentation_loads(tmp_path: Path) -> None:
     assert machine.runtime_bytes.value == 300_000_000
 
 
+def test_no_more_is_free_than_there_is() -> None:
+    settings = ["ddr3.capacity=3MiB", "ddr3.free=5MiB"]
+    with pytest.raises(InputError, match="nexys-video: tier ddr3 has more bytes free than its capacity"):
+        load_machine("nexys-video", settings)
+    assert load_machine("nexys-video", ["ddr3.free=5MiB"]).fast.free_bytes is not None
+
+
+def test_a_peak_that_is_given_stands_without_the_types_efficiency() -> None:
+    """What of the type's own rate arrives says nothing about another rate."""
+    rate = load_machine("rtx-3090", ["pcie.peak=7GB/s"]).link("pcie").rate
+    assert (rate.value, rate.kind) == (7e9, "peak")
+    rate = load_machine("rtx-3090", ["pcie.peak=97GB/s"]).link("pcie").rate
+    assert (rate.value, rate.kind) == (97e9, "peak")
+
+
 def test_a_minimal_file_is_a_tier_with_a_capacity(tmp_path: Path) -> None:
     machine = load_machine(_file(tmp_path, _minimal()))
     assert machine.name == "mine"

@@ -16,7 +16,7 @@ from tierline.machines.machine import Machine, Rate
 from tierline.machines.sources import Reference, references, source_keys
 from tierline.report.calibration import calibration_table
 from tierline.report.tables import shown
-from tierline.units import format_bytes, format_count, format_rate, format_seconds
+from tierline.units import format_bytes, format_count, format_energy, format_rate, format_seconds
 
 _WIDTH = 100
 
@@ -114,6 +114,8 @@ def _format(path: str, value: float) -> str:
         return format_bytes(value)
     if field == "latency":
         return format_seconds(value)
+    if field == "energy":
+        return format_energy(value)
     if field == "count":
         return f"{value:,.0f}"
     if field == "clock":

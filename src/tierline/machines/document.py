@@ -15,10 +15,12 @@ def numbers(machine: Machine) -> Iterator[tuple[str, Sourced]]:
     for tier in machine.tiers:
         yield from _known(tier.name, capacity=tier.capacity_bytes, free=tier.free_bytes)
         yield from _rate(tier.name, tier.rate, tier.latency_s)
+        yield from _known(tier.name, energy=tier.energy_j_per_byte)
     for link in machine.links:
         yield from _rate(link.name, link.rate, link.latency_s)
+        yield from _known(link.name, energy=link.energy_j_per_byte)
     for unit in machine.compute:
-        yield from _known(unit.name, count=unit.count, clock=unit.clock_hz)
+        yield from _known(unit.name, count=unit.count, clock=unit.clock_hz, energy=unit.energy_j_per_flop)
         for fmt, rate in unit.flop_per_s.items():
             yield from _rate(f"{unit.name}.{fmt}", rate, None)
     if machine.runtime_bytes is not None:
@@ -79,6 +81,7 @@ def _tier(tier: Tier) -> Document:
         "peak_bytes_per_s": _number(tier.rate.peak if tier.rate else None),
         "sustained_bytes_per_s": _number(tier.rate.sustained if tier.rate else None),
         "latency_s": _number(tier.latency_s),
+        "energy_j_per_byte": _number(tier.energy_j_per_byte),
     }
 
 
@@ -90,6 +93,7 @@ def _link(link: Link) -> Document:
         "peak_bytes_per_s": _number(link.rate.peak),
         "sustained_bytes_per_s": _number(link.rate.sustained),
         "latency_s": _number(link.latency_s),
+        "energy_j_per_byte": _number(link.energy_j_per_byte),
     }
 
 
@@ -98,6 +102,7 @@ def _compute(unit: Compute) -> Document:
         "name": unit.name,
         "count": _number(unit.count),
         "clock_hz": _number(unit.clock_hz),
+        "energy_j_per_flop": _number(unit.energy_j_per_flop),
         "formats": {
             fmt: {
                 "peak_flop_per_s": _number(rate.peak),
