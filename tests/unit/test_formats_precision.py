@@ -251,6 +251,7 @@ def test_cache_activations_and_logits_are_apart() -> None:
     [
         ({"keep": ["norms"]}, "--keep 'norms': write CLASS=FORMAT"),
         ({"keep": ["=bf16"]}, "write CLASS=FORMAT"),
+        ({"keep": ["norms=bf16", "mlp=int8", "norms=int8"]}, "--keep norms: given twice"),
         ({"keep": ["norms=q4_k_m"]}, "only --weights takes it"),
         ({"kv": "q4_k_m"}, "only --weights takes it"),
         ({"weights": "q4_k_x"}, "unknown format 'q4_k_x': did you mean"),

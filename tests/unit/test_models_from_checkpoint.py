@@ -78,6 +78,9 @@ def test_shards_and_single_file_make_the_same_model(tmp_path: Path) -> None:
     assert len(open_checkpoint(tmp_path / "many").files) > 1
     assert one.components == many.components
     assert open_model(str(tmp_path / "many" / "model.safetensors.index.json")).components == many.components
+    shard = next((tmp_path / "many").glob("*-of-*.safetensors"))
+    with pytest.raises(InputError, match=f"is not there; this is one of several files: name {shard.parent}"):
+        open_model(str(shard))
 
 
 def test_each_tensor_keeps_the_format_that_the_file_has(tmp_path: Path) -> None:
@@ -137,6 +140,7 @@ def test_without_a_known_architecture_the_footprint_is_exact_and_the_rest_unknow
         (tmp_path / "config.json").write_text(json.dumps(config))
     model = open_model(str(tmp_path / "m.safetensors"))
     assert {t.name: t.tensor.shape for t in model.tensors()} == {n: tuple(t.shape) for n, t in held.items()}
+    assert model.name == (tmp_path.name if config else "m")
     assert model.parameters == 40
     assert model.phases == ()
     assert model.unknown

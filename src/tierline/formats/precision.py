@@ -37,14 +37,19 @@ class Precision:
     ) -> "Precision":
         """Return the precision that the options name; `keep` is a sequence of `SELECTOR=FORMAT`.
 
-        Logits are in the activations' format unless given. Raises InputError for a name that is unknown.
+        Logits are in the activations' format unless given. Raises InputError for a name that is unknown
+        and a selector that is given twice.
         """
+        exceptions = tuple(_exception(text) for text in keep)
+        for i, (selector, _) in enumerate(exceptions):
+            if selector in dict(exceptions[:i]):
+                raise InputError(f"--keep {selector}: given twice; keep one of them")
         return cls(
             weights=None if weights is None else parse_weights(weights),
             kv=parse_format(kv),
             activations=parse_format(activations),
             logits=parse_format(activations if logits is None else logits),
-            keep=tuple(_exception(text) for text in keep),
+            keep=exceptions,
         )
 
     def format_of(self, weight: Weight) -> Format:

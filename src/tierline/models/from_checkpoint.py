@@ -12,6 +12,7 @@ from tierline.models.gguf_model import gguf_fields, gguf_renaming
 from tierline.models.stored import Checkpoint, StoredTensor, stored_parts
 from tierline.units import format_bytes
 
+_SHARD = re.compile(r"-[0-9]+-of-[0-9]+\.safetensors$")
 Renaming = Callable[[str], str]  # a module's name pattern to the checkpoint's
 
 
@@ -94,7 +95,7 @@ class _Matching:
         if stored is None:
             raise InputError(
                 f"{self.checkpoint.path}: tensor {name!r}, shape {list(shape)} by the configuration, is "
-                f"not there"
+                f"not there{self._shard_hint()}"
             )
         if stored.shape != shape:
             raise InputError(
@@ -102,6 +103,10 @@ class _Matching:
                 f"{placed.name} {list(shape)}"
             )
         return stored
+
+    def _shard_hint(self) -> str:
+        path = self.checkpoint.path
+        return f"; this is one of several files: name {path.parent}" if _SHARD.search(path.name) else ""
 
     def _notes(self) -> Iterator[str]:
         others = [t for name, t in self.checkpoint.tensors.items() if name not in self.used]

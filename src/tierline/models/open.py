@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tierline.errors import InputError
 from tierline.models.catalogue import catalogue_model, catalogue_names
-from tierline.models.checkpoint import find_checkpoint, open_checkpoint
+from tierline.models.checkpoint import SINGLE_NAME, find_checkpoint, open_checkpoint
 from tierline.models.config_reader import ConfigReader, model_from_config
 from tierline.models.description import Model
 from tierline.models.fields import Fields, read_json
@@ -52,8 +52,8 @@ def _open_file(path: Path, read: ConfigReader) -> Model:
         return read(_name(path), _config(path), str(path))
     config = path.parent / CONFIG_NAME
     fields = _config(config) if path.suffix != ".gguf" and config.is_file() else None
-    name = path.stem if path.suffix == ".gguf" else _name(path)
-    return model_from_checkpoint(name, open_checkpoint(path), fields, read)
+    alone = fields is None and path.suffix in (".gguf", ".safetensors") and path.name != SINGLE_NAME
+    return model_from_checkpoint(path.stem if alone else _name(path), open_checkpoint(path), fields, read)
 
 
 def _open_on_hub(text: str, read: ConfigReader) -> Model:

@@ -6,6 +6,7 @@ from tierline.errors import InputError
 
 DEFAULT_CONTEXT = 1024
 DEFAULT_NEW = 128
+MOST_TOKENS = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,8 @@ class Workload:
 
         Raises InputError where `context` is not `prompt_tokens + new`, or a count is out of range.
         """
+        if context is not None:
+            _check_context(context, prompt_tokens, new)
         if context is not None and prompt_tokens is not None and new is not None:
             if context != prompt_tokens + new:
                 raise InputError(
@@ -73,8 +76,18 @@ class Workload:
         counts = {"batch": (batch, 1), "prompt-tokens": (prompt_tokens, 1), "new": (new, 0)}
         counts |= {"images": (images, 0), "steps": (steps, 0), "source-tokens": (source_tokens, 0)}
         for name, (count, least) in counts.items():
-            if not least <= count <= 10**9:
-                raise InputError(f"--{name} {count}: want {least} to 1,000,000,000")
+            if not least <= count <= MOST_TOKENS:
+                raise InputError(f"--{name} {count}: want {least} to {MOST_TOKENS:,}")
         assert prompt_tokens is not None  # noqa: S101 - the branches above set it
         assert new is not None  # noqa: S101
         return cls(batch, prompt_tokens, new, images, steps, source_tokens)
+
+
+def _check_context(context: int, prompt_tokens: int | None, new: int | None) -> None:
+    """Raise InputError if `context` is out of range or cannot hold what else is given."""
+    if not 1 <= context <= MOST_TOKENS:
+        raise InputError(f"--context {context}: want 1 to {MOST_TOKENS:,}")
+    if prompt_tokens is not None and prompt_tokens > context:
+        raise InputError(f"--context {context} cannot hold --prompt-tokens {prompt_tokens}, a part of it")
+    if prompt_tokens is None and new is not None and new >= context:
+        raise InputError(f"--context {context} leaves no prompt before --new {new}: want {new + 1} or more")
