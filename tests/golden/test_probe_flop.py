@@ -144,7 +144,7 @@ def _block_flop(block: Block, values: dict[str, int], static: bool, dense: bool)
     return total
 
 
-def ids(tokens: int) -> Any:  # noqa: ANN401 - torch is imported late
+def ids(tokens: int) -> Any:
     return torch.randint(3, 50, (B, tokens))
 
 
@@ -155,21 +155,32 @@ def test_flop_and_cache_of_a_decoder(family: str) -> None:
     assert described.unknown == ()
     model = real(config, described)
     dense = family == "llama4_text"
+    check_text(model, described, dense=dense)
+
+
+def check_text(model: PreTrainedModel, described: Model, *, dense: bool = False) -> None:
+    """Compare the FLOP of a prefill and of one decode step, and what the prefill leaves in the cache."""
+
+    def run(tokens: int, context: int, **cache: object) -> Any:
+        mask = torch.ones((B, context), dtype=torch.long)
+        given = {"attention_mask": mask} if "vision" in {p.name for p in described.phases} else {}
+        return model(input_ids=ids(tokens), logits_to_keep=1, use_cache=True, **given, **cache)
+
     with counted(model) as total:
-        model(input_ids=ids(T), logits_to_keep=1, use_cache=True)
+        run(T, T)
     assert total == [flop(described, "prefill", dense=dense, batch=B, tokens=T, context=T)]
 
     with quiet(), torch.no_grad():
-        output = model(input_ids=ids(C - 1), logits_to_keep=1, use_cache=True)
+        output = run(C - 1, C - 1)
     cache = output.past_key_values if "past_key_values" in output else output.cache_params
     check_cache(cache, described)
     name = "past_key_values" if "past_key_values" in output else "cache_params"
     with counted(model) as total:
-        model(input_ids=ids(1), logits_to_keep=1, use_cache=True, **{name: cache})
+        run(1, C, **{name: cache})
     assert total == [flop(described, "decode", dense=dense, batch=B, tokens=1, context=C)]
 
 
-def check_cache(cache: Any, described: Model) -> None:  # noqa: ANN401
+def check_cache(cache: Any, described: Model) -> None:
     """Compare elements per token of every layer's keys and values, and per sequence of every state."""
     filled = state = 0
     for layer in cache.layers:
@@ -205,7 +216,7 @@ def test_flop_and_cache_of_an_encoder_and_decoder(family: str) -> None:
         encoded = encoder(source)
     assert total == [flop(described, "encode", batch=B, source_tokens=S)]
 
-    def decode(tokens: int, cache: object = None) -> Any:  # noqa: ANN401
+    def decode(tokens: int, cache: object = None) -> Any:
         return model(
             decoder_input_ids=ids(tokens), encoder_outputs=encoded, past_key_values=cache, use_cache=True
         )
@@ -231,7 +242,7 @@ def test_flop_of_an_encoder() -> None:
 
 
 @pytest.mark.parametrize("family", VISION)
-def test_flop_of_images(family: str) -> None:
+def test_flop_of_images_and_of_the_text_beside_them(family: str) -> None:
     config = config_of(family, VISION[family])
     described = probe_model(config, family)
     assert described.unknown == ()
@@ -243,6 +254,12 @@ def test_flop_of_images(family: str) -> None:
     with counted(model) as total:
         call(pixel_values=pixels)
     assert total == [flop(described, "vision", batch=B, images=I)]
+    if family in ("siglip", "clip"):
+        with counted(model) as total:
+            model.get_text_features(input_ids=ids(T))  # type: ignore[operator]
+        assert total == [flop(described, "prefill", batch=B, tokens=T, context=T)]
+    elif family != "vit":
+        check_text(model, described)
 
 
 def test_flop_of_images_of_any_size() -> None:
@@ -262,3 +279,4 @@ def test_flop_of_images_of_any_size() -> None:
     with counted(model) as total:
         call(torch.randn(B * I * 256, 3 * 2 * 4 * 4), grid)
     assert total == [flop(described, "vision", batch=B, images=I)]
+    check_text(model, described)

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tierline.cli.main import main
 from tierline.report.tables import shown
@@ -33,6 +35,20 @@ def test_the_text_shows_footprint_tiers_reads_and_rate(capsys: pytest.CaptureFix
     assert (code, err) == (0, "")
     for part in ("fits", "97,237,152", "512.0 MiB", "151,412,976", "link:ddr3", "6.07"):
         assert part in out
+
+
+def test_a_file_that_nobody_can_explain_is_planned_by_its_bytes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"x.layers.0.a": np.zeros((5, 7), np.float32)}, tmp_path / "m.safetensors")
+    arguments = f"{tmp_path / 'm.safetensors'} --on nexys-video"
+    for options in ("", " --weights int8", " --sensitivity"):
+        code, out, err = run(arguments + options, capsys)
+        assert (code, err) == (0, "")
+        assert "unknown: no config.json beside the weights" in out
+        assert ("140 B" in out) == ("int8" not in options)
+    found = as_json(f"{arguments} --sensitivity", capsys)
+    assert (found["footprint"]["total_bytes"], found["phases"]) == (140, [])
 
 
 def test_json_has_the_keys_of_the_surface(capsys: pytest.CaptureFixture[str]) -> None:
