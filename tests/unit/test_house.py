@@ -1,8 +1,10 @@
 """The house: who may import whom, how large things may be, and what may not be loaded early."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,7 @@ RANKS = {
     "formats": 2, "models": 3, "machines": 3,
     "probe": 4, "cost": 4, "place": 4, "plan": 5, "sim": 6, "run": 6,
     "compare": 7, "calibrate": 7, "search": 7, "testing": 7,
-    "report": 8, "audit": 9, "cli": 10, "web": 10, "__main__": 11,
+    "report": 8, "audit": 9, "api": 9, "cli": 10, "web": 10, "__main__": 11,
 }  # fmt: skip
 MAY_IMPORT_TORCH = {"probe", "run", "testing"}
 HEAVY = {"torch", "transformers"}
@@ -70,6 +72,19 @@ def test_imports_point_one_way(path: Path) -> None:
 )
 def test_a_wrong_import_would_be_found(room: str, line: str) -> None:
     assert breaches(room, line)
+
+
+def test_what_is_imported_is_declared_and_explained() -> None:
+    """A library that comes with another one today may not tomorrow."""
+    root = SOURCE.parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *(r for e in project["optional-dependencies"].values() for r in e)]
+    declared = {re.split(r"[<>=~!\[]", requirement)[0] for requirement in wanted}
+    texts = (path.read_text(encoding="utf-8") for path in MODULES)
+    imported = {name.partition(".")[0] for text in texts for name in imports(text)}
+    assert imported - sys.stdlib_module_names - {"tierline"} <= declared
+    explained = (root / "docs" / "decisions" / "001-dependencies.md").read_text(encoding="utf-8")
+    assert [name for name in sorted(declared) if not re.search(rf"\b{name}\b", explained)] == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
