@@ -44,7 +44,7 @@ class GgmlBlocks:
             raise InputError(
                 f"{self.name} stores rows of whole blocks of {self.block_elements} elements, but shape "
                 f"{list(shape)} has rows of {columns}. Give weights like these another format with --keep, "
-                f"or all a GGUF mix such as q4_k_m, which falls back; caches and activations take q8_0 or bf16"
+                f"or all a GGUF mix such as q4_k_m, which falls back; caches and activations take q8_0"
             )
         return rows * columns // self.block_elements * self.block_bytes
 
