@@ -97,7 +97,8 @@ def run(pipeline: Pipeline, passes: Sequence[Pass], zero: Number = 0.0) -> Timel
     """Return the times of `passes`, the first starting at `zero` with all slots free."""
     fetches = [f for p in passes for f in p.fetches if f is not None]
     paths = {f.path for f in fetches}
-    if len(paths) <= 1 and not any(w is not None for p in passes for w in p.writes):
+    plain = pipeline.staging_bytes is None
+    if plain and len(paths) <= 1 and not any(w is not None for p in passes for w in p.writes):
         specs = [pipeline.links[name] for path in paths for name in path]
         if not specs or (len(specs) == 1 and _one_by_one(specs[0], fetches)):
             return _fast(pipeline, passes, specs[0] if specs else None, zero)
