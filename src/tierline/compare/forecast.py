@@ -88,7 +88,9 @@ def link_of(prediction: Prediction) -> LinkRate | None:
 def _planned(plan: WeightPlan, work: Workload, prediction: Prediction) -> Figures:
     """Return the plan's formula, `max(compute, bytes / rate)`, for the prompt and for a token."""
     step_s = prediction.step_s
-    prompt_bytes = work.prefill_passes * sum(plan.tile_read_bytes) + work.prompt_tokens * plan.row_read_bytes
+    pass_bytes = sum(plan.tile_read_bytes)
+    prompt_bytes = work.prefill_passes * pass_bytes + work.prompt_tokens * plan.row_read_bytes
+    prompt_bytes -= min(pass_bytes, plan.placement.staging_bytes)  # was read ahead
     rate = prediction.read_bytes_per_s
     return Figures(
         first_token_s=max(work.prefill_s, prompt_bytes / rate if rate else 0.0),

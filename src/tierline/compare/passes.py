@@ -1,7 +1,7 @@
 """The engine's own plan as passes of the simulator: its tiles, in its order, over its one link."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from tierline.run.staging import READERS
 from tierline.run.weights import WeightPlan
@@ -44,11 +44,13 @@ def passes_of(plan: WeightPlan, work: Workload, link: LinkRate | None) -> Iterat
     """Yield the passes over the prompt, then those of decode, which are all alike.
 
     Every pass reads its rows of tables on demand first, then uses the tiles in the engine's order: streamed
-    ones are fetched, in whole sectors. Compute is shared among tiles by their bytes.
+    ones are fetched, in whole sectors. The engine begins with a full ring. Compute is shared among tiles by
+    their bytes.
     """
     rows = work.prompt_tokens // work.prefill_passes
     prefill = _pass(plan, link, rows, work.prefill_s / work.prefill_passes)
-    yield from (prefill for _ in range(work.prefill_passes))
+    yield replace(prefill, fetches=list(_read_ahead(prefill.fetches, plan.placement.staging_bytes)))
+    yield from (prefill for _ in range(work.prefill_passes - 1))
     decode = _pass(plan, link, 1, work.decode_s)
     yield from (decode for _ in range(work.decode_passes))
 
@@ -64,6 +66,16 @@ def _pass(plan: WeightPlan, link: LinkRate | None, rows: int, compute_s: float) 
         fetches.append(None if tile.name in pinned else Fetch(tile.name, next(streamed), path))
         work.append(compute_s * tile.footprint_bytes / total_bytes)
     return Pass(names, fetches, work)
+
+
+def _read_ahead(fetches: Iterable[Fetch | None], ring_bytes: int) -> Iterator[Fetch | None]:
+    """Yield the fetches of the first pass, those that the ring holds before it begins as crossing no link."""
+    for fetch in fetches:
+        if fetch is None or fetch.on_demand:
+            yield fetch
+            continue
+        ring_bytes -= fetch.traffic_bytes
+        yield fetch if ring_bytes < 0 else replace(fetch, path=())
 
 
 def _rows(plan: WeightPlan, path: tuple[str, ...], rows: int) -> Fetch | None:

@@ -46,6 +46,9 @@ def print_comparison(comparison: "Comparison") -> None:
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
     console.print(compare_table(comparison))
+    pace = comparison.report.prediction.pace
+    if pace is not None:
+        console.print(pace_line(pace), soft_wrap=True)
 
 
 def compare_table(comparison: "Comparison") -> "Table":
@@ -55,8 +58,6 @@ def compare_table(comparison: "Comparison") -> "Table":
 
     report = comparison.report
     title = f"{len(report.token_ids)} tokens, bound: {report.prediction.bound}"
-    if report.prediction.pace is not None:
-        title += f"\n{pace_line(report.prediction.pace)}"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
     table.add_column("")
     for heading in ("planned", "simulated", "measured", "plan error", "sim error"):

@@ -58,7 +58,7 @@ def run_table(report: "RunReport") -> "Table":
 
 
 def run_summary(report: "RunReport") -> str:
-    """Return the lines under the table: where the weights were, the first token, and who waited."""
+    """Return the lines under the table: where the weights were, the first token, who waited, the pace."""
     held, streamed = report.weights_pinned_bytes, report.weights_streamed_bytes
     lines = [
         f"weights: {format_bytes(held)} pinned, {format_bytes(streamed)} read per token, "
@@ -70,6 +70,8 @@ def run_summary(report: "RunReport") -> str:
             waited = format_seconds(report.stall_s_per_token)
             first += f"; compute waited {waited} per token for the {report.prediction.link}"
         lines.append(first)
+    if report.prediction.pace is not None:
+        lines.append(pace_line(report.prediction.pace))
     return "\n".join(lines)
 
 
@@ -87,9 +89,7 @@ def turn_line(report: "RunReport") -> str:
 
 def _title(report: "RunReport") -> str:
     count = len(report.token_ids)
-    title = f"planned | measured, {count} tokens, bound: {report.prediction.bound}"
-    pace = report.prediction.pace
-    return title if pace is None else f"{title}\n{pace_line(pace)}"
+    return f"planned | measured, {count} tokens, bound: {report.prediction.bound}"
 
 
 def pace_json(pace: "Pace | None") -> dict[str, object] | None:
@@ -126,4 +126,4 @@ def print_run(report: "RunReport") -> None:
 
     console = Console()
     console.print(run_table(report))
-    console.print(run_summary(report), highlight=False)
+    console.print(run_summary(report), highlight=False, soft_wrap=True)

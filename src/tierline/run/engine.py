@@ -133,7 +133,7 @@ class Engine:
             peak_bytes=self.reserved_bytes + plan.held_bytes - fixed_bytes + kv_bytes,
         )
         if self.weights.staging is not None:
-            self.weights.staging.reset_meter()
+            self.weights.staging.rewind()
         return prediction
 
     def prompt_s(self, tokens: int) -> float:

@@ -82,11 +82,15 @@ class Staging:
         for thread in self._threads:
             thread.join()
 
-    def reset_meter(self) -> None:
-        """Begin to measure anew."""
+    def rewind(self) -> None:
+        """Read ahead from the start of the schedule until the ring is full, then begin to measure anew.
+
+        Raises FaultError if a read failed.
+        """
         with self._changed:
+            self._restart(0)
+            self._until(lambda: self._reading == 0 and self._find_room() is None)
             self.meter = StreamMeter()
-            self._busy_since = time.perf_counter()
 
     def busy_s(self) -> float:
         """Return how long a read was outstanding so far, with the one that is under way."""
