@@ -30,6 +30,9 @@ def test_the_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "--json")
     listed = {m["name"]: m for m in json.loads(out)["models"]}
     assert list(listed) == list(catalogue_names())
+    sources = json.loads(out)["sources"]
+    assert {m["source"] for m in listed.values()} == set(sources)
+    assert all(s["address"].startswith("https://") and s["title"] and s["date"] for s in sources.values())
     assert listed["smolvlm2-256m"]["parameters"] == {"total": 256_484_928, "tied_total": 228_099_648}
 
 
@@ -48,6 +51,8 @@ def test_one_model_as_json(capsys: pytest.CaptureFixture[str]) -> None:
         "vision": 86_433_024, "connector": 7_077_888, "text": 134_588_736, "head": 28_385_280,
     }  # fmt: skip
     assert sum(document["parameters"]["by_component"].values()) == document["parameters"]["total"]
+    (source,) = document["sources"].values()
+    assert "HuggingFaceTB/SmolVLM2-256M-Video-Instruct" in source["address"]
     assert [p["name"] for p in document["phases"]] == ["vision", "prefill", "decode"]
 
 

@@ -72,6 +72,7 @@ def model_summary(model: Model) -> dict[str, Any]:
         ],
         "unknown": list(model.unknown),
         "notes": list(model.notes),
+        "sources": _references([model.source]),
     }
 
 
@@ -107,7 +108,18 @@ def _catalogue_json() -> dict[str, Any]:
                 "kind": e.kind,
             }
             for e in entries
-        ]
+        ],
+        "sources": _references([e.source for e in entries]),
+    }
+
+
+def _references(keys: Iterable[str]) -> dict[str, Any]:
+    """Return what is known of the sources with these keys; a user's own file is none of them."""
+    known = references()
+    return {
+        key: {"title": known[key].title, "address": known[key].address, "date": known[key].date}
+        for key in keys
+        if key in known
     }
 
 
