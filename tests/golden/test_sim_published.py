@@ -152,4 +152,15 @@ def test_tier_sizes_from_capacities_alone_differ_by_an_unknown_that_the_note_nam
     kept = 80 - sum(".layers." in name for name in streamed)
     note = next(n for n in result.notes if "reserve" in n)
     assert "context" in note
+    # a GiB less keeps as many fewer as the note says
+    less = build_plan(
+        open_model("llama-3.1-70b"),
+        load_machine("rtx-3090", [*GEN3_X8, "vram.capacity=23GiB"]),
+        Workload.of(prompt_tokens=32, new=6),
+        Precision.of(weights=weights),
+    )
+    smaller = next(n for n in simulate(less, Options(phases=("decode",))).notes if "reserve" in n)
+    counts = [int(n.split(" keeps ")[1].split()[0]) for n in (note, smaller)]
+    said = float(note.split(" keeps ")[2].split()[0])
+    assert counts[0] - counts[1] == pytest.approx(said, abs=1)
     assert kept > in_vram  # the published runs left room for a context and a reserve that they do not state

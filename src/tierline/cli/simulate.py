@@ -164,11 +164,11 @@ def simulate(
         instructions=cast("Instructions", one_of(instructions, INSTRUCTIONS, "--instructions")),
         phases=tuple(phase or ()),
         phase_strategies=dict(_phase_strategy(text) for text in phase_strategy or ()),
-        speculation=Speculation(speculate, accept, parse_seconds(draft_time)) if speculate else None,
+        speculation=_speculation(speculate, accept, draft_time),
         seed=seed,
         warm=warm,
     )
-    program_bytes = parse_bytes(program)
+    program_bytes = _program_bytes(program, instructions)
     if want is not None and not want > 0:
         raise InputError(f"--want {want}: want more than 0 tok/s")
     asked = scenario(
@@ -211,6 +211,21 @@ def _show(result: "SimResult", want: float | None, *, as_json: bool) -> None:
         typer.echo(json.dumps(simulation_json(result, points), indent=2))
     else:
         print_simulation(result, points)
+
+
+def _speculation(tokens: int, accept: float, draft_time: str) -> Speculation | None:
+    if tokens:
+        return Speculation(tokens, accept, parse_seconds(draft_time))
+    if accept or parse_seconds(draft_time):
+        raise InputError("--accept and --draft-time do nothing without --speculate")
+    return None
+
+
+def _program_bytes(program: str, instructions: str) -> int:
+    found = parse_bytes(program)
+    if instructions == "streamed" and not found:
+        raise InputError("--instructions streamed does nothing without --program")
+    return found
 
 
 def _phase_strategy(text: str) -> tuple[str, Strategy]:

@@ -8,7 +8,7 @@ from tierline.cost.costing import Costing
 from tierline.cost.footprint import kv_cache_bytes
 from tierline.cost.layer_pass import LayerPass, OwnerRead, layer_pass
 from tierline.cost.passes import PassGroup, pass_groups
-from tierline.cost.weights import ModelWeights, weigh
+from tierline.cost.weights import BlockWeights, ModelWeights, weigh
 from tierline.errors import InputError
 from tierline.models.description import Phase
 from tierline.models.extent import Extent
@@ -66,11 +66,13 @@ class Demand:
         return int(kv_cache_bytes(self.plan.model, self.weights, values, self.plan.costing))
 
 
-def demand(plan: Plan, names: Sequence[str], speculation: Speculation | None) -> Demand:
+def demand(
+    plan: Plan, names: Sequence[str], speculation: Speculation | None, tile_bytes: int | None = None
+) -> Demand:
     """Return what the phases called `names` (all if empty) ask for, pass by pass.
 
     Decode passes each have their own context. Raises InputError for a phase that the plan lacks, and where
-    there would be more than 1,000,000 steps.
+    there would be more than 1,000,000 steps, of layers cut into tiles of `tile_bytes` if that is given.
     """
     planned = [p.name for p in plan.phases]
     for name in names:
@@ -85,7 +87,7 @@ def demand(plan: Plan, names: Sequence[str], speculation: Speculation | None) ->
         raise InputError(f"{plan.model.name}: nothing to simulate, because no phase of it is known")
     passes: list[PassDemand] = []
     for phase in phases:
-        _check_steps(phase, plan, weights)
+        _check_steps(phase, plan, weights, tile_bytes)
         if speculation is not None and phase.name == "decode":
             passes += _speculative(phase, plan, weights, costing, speculation)
         else:
@@ -93,13 +95,29 @@ def demand(plan: Plan, names: Sequence[str], speculation: Speculation | None) ->
     return Demand(plan, weights, phases, tuple(passes))
 
 
-def _check_steps(phase: Phase, plan: Plan, weights: ModelWeights) -> None:
-    steps = phase.passes.evaluate(plan.workload.values()) * sum(1 for _ in weights.of(phase.components))
+def _check_steps(phase: Phase, plan: Plan, weights: ModelWeights, tile_bytes: int | None) -> None:
+    per_pass = sum(_steps_of(entry.weights, tile_bytes) for entry in weights.of(phase.components))
+    steps = phase.passes.evaluate(plan.workload.values()) * per_pass
     if steps > _MOST_STEPS:
+        larger = ", or larger tiles with --tile" if tile_bytes else ""
         raise InputError(
             f"{phase.name}: {steps:,} layer steps are more than the {_MOST_STEPS:,} that are simulated; "
-            "ask for fewer passes with --new or --steps"
+            f"ask for fewer passes with --new or --steps{larger}"
         )
+
+
+def _steps_of(weights: BlockWeights, tile_bytes: int | None) -> int:
+    """Return in how many steps a layer is read: one, or one for each tile (of a row at least)."""
+    if tile_bytes is None:
+        return 1
+    shapes = weights.tensors
+    return max(
+        1,
+        sum(
+            min(shapes[name].shape[0] if shapes[name].shape else 1, -(-total // tile_bytes))
+            for name, total in weights.tensor_bytes.items()
+        ),
+    )
 
 
 def _first_caching(plan: Plan) -> int:

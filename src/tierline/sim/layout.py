@@ -93,9 +93,10 @@ def used_units(demand: Demand, passes: Sequence[PassDemand], options: Options) -
         tuple(u for owner, main in whole.items() if not main for u in stored[owner].units),
         tuple(u for owner in rows if owner not in whole for u in stored[owner].units),
         {
-            u.name: traffic[owner] * u.footprint_bytes / layer.footprint_bytes
+            u.name: traffic[owner] * u.footprint_bytes / whole_bytes
             for owner, layer in stored.items()
             if owner in traffic
+            for whole_bytes in (layer.footprint_bytes,)
             for u in layer.units
         },
     )

@@ -190,7 +190,7 @@ class _Scheduler:
         return [
             f"{self.fast.tier.name} keeps {count} of {len(main)} units: sized from capacities alone, for a "
             f"context of {last.context:,} and a reserve of {format_bytes(plan.footprint.runtime_bytes)}; "
-            f"every GiB of context or reserve more keeps {per_gib:.1f} fewer"
+            f"every GiB more of KV cache or reserve keeps {per_gib:.1f} fewer"
         ]
 
     def _find_homes(self, kept: frozenset[str], last: PassDemand, *, evicting: bool) -> None:

@@ -95,7 +95,8 @@ def simulate(plan: Plan, options: Options | None = None) -> SimResult:
     UnknownRateError where a link that is used has no known rate, InputError for phases that the plan lacks.
     """
     options = options or Options()
-    asked = demand(plan, options.phases, options.speculation)
+    tile_bytes = options.tile_bytes if options.granularity == "tile" else None
+    asked = demand(plan, options.phases, options.speculation, tile_bytes)
     if options.strategy == "auto" or "auto" in options.phase_strategies.values():
         options = _resolve(plan, options)
     _check(plan, options, [p.name for p in asked.phases])
