@@ -170,7 +170,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 
 
-def on_meta(given: dict[str, Any]) -> Any:  # noqa: ANN401 - transformers declares no type
+def on_meta(given: dict[str, Any]) -> Any:
     config = AutoConfig.for_model(**given)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.bfloat16)
