@@ -134,8 +134,12 @@ def test_a_file_that_shrinks_is_named_with_tensor_and_offset(tmp_path: Path) -> 
 
 def test_closing_ends_threads_and_a_wait_under_way(tmp_path: Path) -> None:
     path, hold = tmp_path / "matrix", threading.Event()
+
+    def held() -> None:
+        hold.wait(5)
+
     tiles = list(tiles_of(write_matrix(path, 20), ROW_BYTES))
-    file = Scripted(path, lambda: hold.wait(5) and None)
+    file = Scripted(path, held)
     before = threading.active_count()
     staging = Staging(tiles, {path: file}, anonymous_memory(4 * place_bytes(file, tiles[0])))
     threading.Timer(0.1, hold.set).start()

@@ -63,6 +63,9 @@ def run(
         Path | None, typer.Option(help="Write reads, waits and compute as a Chrome/Perfetto trace.")
     ] = None,
     pace: PaceOption = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Hold weights against a packed file's checksums before use.")
+    ] = False,
     lean: LeanOption = False,
     as_json: AnswerJsonOption = False,
 ) -> None:
@@ -78,6 +81,7 @@ def run(
         trace=trace,
         lean=lean,
         pace=None if pace is None else find_pace(pace),
+        verify=verify,
     )
     if chat and (text is not None or raw or as_json):
         raise InputError("--chat reads what to ask line by line: leave out TEXT, --raw and --json")

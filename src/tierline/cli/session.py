@@ -58,6 +58,7 @@ class Setting:
     trace: Path | None
     lean: bool
     pace: Pace | None = None
+    verify: bool = False
 
 
 def checked_text(text: str | None) -> str:
@@ -93,6 +94,7 @@ def opened_session(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
             memory=setting.memory,
             keep_events=setting.trace is not None,
             pace=setting.pace,
+            verify=setting.verify,
         ) as session:
             bar.say("rehearsing a pass")
             try:

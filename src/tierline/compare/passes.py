@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from tierline.run.staging import READERS
 from tierline.run.weights import WeightPlan
 from tierline.sim.kernel import LinkSpec
 from tierline.sim.pipeline import Fetch, Pass, Pipeline
@@ -36,7 +35,7 @@ def pipeline_of(plan: WeightPlan, link: LinkRate | None) -> Pipeline:
     """Return the engine's pipeline: a ring of bytes, and as many reads in flight as it has readers."""
     if link is None:
         return Pipeline({})
-    spec = LinkSpec(link.name, link.bytes_per_s, link.latency_s, in_flight=READERS)
+    spec = LinkSpec(link.name, link.bytes_per_s, link.latency_s, in_flight=plan.readers)
     return Pipeline({link.name: spec}, staging_bytes=plan.placement.staging_bytes)
 
 

@@ -13,12 +13,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tierline.errors import BudgetError, InputError
+from tierline.machines.calibration import read_settings
+from tierline.machines.load import load_calibrated
 from tierline.models.stored import StoredTensor
 from tierline.probe.order import execution_order
 from tierline.run.attach import attach, fixed_parameters, is_table, matrix_modules
 from tierline.run.budget import kv_token_bytes, weight_budget
 from tierline.run.build import build_model
-from tierline.run.direct_io import DirectFile
+from tierline.run.direct_io import DEFAULT_REQUEST_BYTES, DirectFile
 from tierline.run.gguf_config import ROTARY_FACTORS
 from tierline.run.kernels import DENSE_DTYPES, Kernels
 from tierline.run.kernels.packed import refuse_other_cpu
@@ -29,6 +31,7 @@ from tierline.run.predict import Prediction, measure_link, measure_matrices, mea
 from tierline.run.process_memory import peak_resident_bytes, reset_peak, return_freed
 from tierline.run.recorder import Recorder
 from tierline.run.source import Source
+from tierline.run.staging import READERS
 from tierline.run.tiles import tiles_of
 from tierline.run.verify import require_checksums
 from tierline.run.weights import Planner, Progress, Weights, open_files, read_whole
@@ -64,12 +67,17 @@ class Engine:
         resident: int | None,
         memory: int | None,
         verify: bool = False,
-        opener: Callable[[Path], DirectFile] = DirectFile,
+        opener: Callable[[Path], DirectFile] | None = None,
     ) -> None:
         """With `verify`, weights are held against the checksums of a packed file before they are used.
 
-        `opener` opens the model's files: another link than the disk's may be put in its place.
+        `opener` opens the model's files, where another link than the disk's is put in its place. Requests and
+        readers are those that calibration found best for this disk, if it was calibrated.
         """
+        calibrated = load_calibrated(source.path)
+        request_bytes, self._readers = (
+            read_settings(calibrated) if calibrated else (DEFAULT_REQUEST_BYTES, READERS)
+        )
         if verify:
             require_checksums(source.checkpoint.tensors.values())
         self.source, self._verify = source, verify
@@ -84,7 +92,9 @@ class Engine:
             self.model, self._matrices, self._tables, source.rotary_heads(), self.recorder
         )
         self._order = execution_order(self.model)
-        self._files = open_files(source.checkpoint.files, opener)
+        self._files = open_files(
+            source.checkpoint.files, opener or (lambda path: DirectFile(path, request_bytes))
+        )
         self._switch_interval_s = sys.getswitchinterval()
         self.weights: Weights | None = None
         self.reserved_bytes = 0
@@ -166,7 +176,9 @@ class Engine:
 
     def _planner(self, fixed_bytes: int) -> Planner:
         tables = [self.source.stored(f"{n}.weight") for n, m in matrix_modules(self.model) if is_table(m)]
-        return Planner(self._matrix_order(), tables, self._files, self._kernels, fixed_bytes)
+        return Planner(
+            self._matrix_order(), tables, self._files, self._kernels, fixed_bytes, readers=self._readers
+        )
 
     def _load_fixed(self) -> int:
         """Read the small tensors (norms, biases) into the model; return the bytes they take."""

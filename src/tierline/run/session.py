@@ -8,7 +8,6 @@ import torch
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from tierline.errors import InputError
-from tierline.run.direct_io import DirectFile
 from tierline.run.engine import Engine, Room
 from tierline.run.generate import Answer, Emit, chat_ids, generate, prompt_ids
 from tierline.run.pace import Pace, PacedFile, PacedLink
@@ -32,8 +31,12 @@ class Session:
         memory: int | None,
         keep_events: bool = False,
         pace: Pace | None = None,
+        verify: bool = False,
     ) -> None:
-        """With `pace`, the model is read at the rate of another machine's link."""
+        """With `pace`, the model is read at the rate of another machine's link.
+
+        With `verify`, weights are held against the checksums of a packed file before they are used.
+        """
         self.tokenizer: PreTrainedTokenizerBase = source.tokenizer()
         self._link = None if pace is None else PacedLink(pace)
         link = self._link
@@ -41,7 +44,8 @@ class Session:
             source,
             resident=resident,
             memory=memory,
-            opener=DirectFile if link is None else lambda path: PacedFile(path, link),
+            verify=verify,
+            opener=None if link is None else lambda path: PacedFile(path, link),
         )
         self.partial = Answer()
         self._keep_events = keep_events

@@ -16,12 +16,11 @@ from tierline.run.kernels import Kernel, Kernels
 from tierline.run.ledger import Ledger
 from tierline.run.matrix import Home, Matrix, PinnedTile, RowTable, StreamedTile, row_buffer_bytes
 from tierline.run.recorder import Recorder
-from tierline.run.staging import Staging, place_bytes
+from tierline.run.staging import READERS, Staging, place_bytes
 from tierline.run.tiles import SMALLEST_TILE_BYTES, Tile, tile_limit, tiles_of, whole
 from tierline.run.verify import CheckedTile, RowChecks, check_tile
 from tierline.units import format_bytes
 
-STAGED_TILES = 3  # the largest tiles that staging holds at once: one in use, the others being read
 _SAMPLED_ROWS = 1024
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -60,6 +59,11 @@ class WeightPlan:
         return sum(self.tile_read_bytes) + self.row_read_bytes
 
     @property
+    def readers(self) -> int:
+        """Reads in flight: as many as staging holds tiles besides the one in use."""
+        return max(1, self.placement.slots - 1)
+
+    @property
     def held_bytes(self) -> int:
         """The most weight bytes that will be held at once."""
         return self.placement.pinned_bytes + self.placement.staging_bytes + self.needs.total_bytes
@@ -75,7 +79,11 @@ class Planner:
         files: Mapping[Path, DirectFile],
         kernels: Kernels,
         fixed_bytes: int,
+        *,
+        readers: int = READERS,
     ) -> None:
+        # Staging holds this many of the largest tiles: one in use, the others being read.
+        self._slots = readers + 1
         # A tensor that is used twice in a pass is placed once, where it is used first.
         self._order = tuple(dict.fromkeys(order))
         self._files, self._all_tables = files, tables
@@ -88,7 +96,7 @@ class Planner:
     def least_bytes(self) -> int:
         """The fewest bytes in which these weights can be held and streamed at all."""
         _, units = self._cut(self._order, SMALLEST_TILE_BYTES)
-        return self._needs.total_bytes + smallest_capacity(units, slots=STAGED_TILES)
+        return self._needs.total_bytes + smallest_capacity(units, slots=self._slots)
 
     def plan(self, allowed_bytes: int) -> WeightPlan:
         """Return the placement within `allowed_bytes`: everything pinned, or as much as staging leaves.
@@ -104,7 +112,7 @@ class Planner:
             (self._order, SMALLEST_TILE_BYTES),
         ):
             tiles, units = self._cut(tensors, limit)
-            placement = place(units, room_bytes, slots=STAGED_TILES)
+            placement = place(units, room_bytes, slots=self._slots)
             if placement is not None and not (placement.streamed and len(tensors) > len(self._order)):
                 return self._weight_plan(placement, tiles)
         raise self._too_little(allowed_bytes)
@@ -141,7 +149,7 @@ class Planner:
             f"{format_bytes(least)} ({least:,} B): {format_bytes(self._needs.fixed_bytes)} of small tensors, "
             f"{format_bytes(self._needs.scratch_bytes)} to expand blocks in, "
             f"{format_bytes(self._needs.row_buffer_bytes)} for rows of tables, and staging for "
-            f"{STAGED_TILES} tiles. Give --resident {least}B or more"
+            f"{self._slots} tiles. Give --resident {least}B or more"
         )
 
 
@@ -172,7 +180,7 @@ class Weights:
         if streamed:
             self.ledger.take(placement.staging_bytes, "staging")
             ring = anonymous_memory(placement.staging_bytes)
-            self.staging = Staging(streamed, self._files, ring, recorder=recorder)
+            self.staging = Staging(streamed, self._files, ring, readers=self.plan.readers, recorder=recorder)
         used = index = 0
         for tile in self.plan.tiles:
             homes = self._homes.setdefault(tile.tensor.name, [])
