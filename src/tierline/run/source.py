@@ -116,8 +116,8 @@ def open_source(path: Path) -> Source:
     checkpoint = open_checkpoint(path)
     model = open_model(str(path if checkpoint.kind == "gguf" else folder))
     if not any(phase.name == "decode" for phase in model.phases):
-        why = "; ".join(model.unknown) or "it has no decode phase"
-        raise InputError(f"{path}: {model.family} cannot be run as a decoder: {why}")
+        why = "; ".join(model.unknown) or f"{path}: {model.family} has no decode phase"
+        raise InputError(f"cannot be run as a decoder: {why}")
     if checkpoint.kind == "gguf":
         return Source(path, checkpoint, model, gguf_config(checkpoint))
     return Source(folder, checkpoint, model, read_json(folder / "config.json"))
