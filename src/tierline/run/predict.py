@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
 import torch
 
@@ -100,8 +101,8 @@ def measure_link(staging: Staging | None, tiles: int) -> float | None:
 def measure_matrices(matrices: Iterable[Matrix], dtype: torch.dtype) -> float:
     """Return the seconds that one token's products with all `matrices` take once their bytes are in memory.
 
-    Every pinned tile is used once to warm up and then for time, the quickest of several rounds: what else
-    this computer does is not the model's. Streamed tiles are taken at the rate per byte of the pinned ones
+    Every pinned tile is used once to warm up and then for time, in rounds of which the median counts: what
+    else this computer does now, it will do during the run. Streamed tiles are taken at the rate per byte of the pinned ones
     in their format, or of a blank tile where none is pinned.
     """
     matrices = tuple(matrices)
@@ -109,7 +110,7 @@ def measure_matrices(matrices: Iterable[Matrix], dtype: torch.dtype) -> float:
     for stored in {m.tensor.format for m in matrices}:
         alike = [m for m in matrices if m.tensor.format == stored]
         homes = [(m, h) for m in alike for h in m.tiles if isinstance(h, PinnedTile)] or [_blank(alike[0])]
-        seconds = min([_products_s(homes, dtype) for _ in range(_ROUNDS)][1:])
+        seconds = median([_products_s(homes, dtype) for _ in range(_ROUNDS)][1:])
         timed_bytes = sum(h.tile.footprint_bytes for _, h in homes)
         total_s += seconds / timed_bytes * sum(m.tensor.footprint_bytes for m in alike)
     return total_s
