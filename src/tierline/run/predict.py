@@ -102,8 +102,8 @@ def measure_matrices(matrices: Iterable[Matrix], dtype: torch.dtype) -> float:
     """Return the seconds that one token's products with all `matrices` take once their bytes are in memory.
 
     Every pinned tile is used once to warm up and then for time, in rounds of which the median counts: what
-    else this computer does now, it will do during the run. Streamed tiles are taken at the rate per byte of the pinned ones
-    in their format, or of a blank tile where none is pinned.
+    else this computer does now, it will do during the run. Streamed tiles are taken at the rate per byte of
+    the pinned ones in their format, or of a blank tile where none is pinned.
     """
     matrices = tuple(matrices)
     total_s = 0.0
