@@ -27,8 +27,8 @@ from tierline.run.kernels.packed import refuse_other_cpu
 from tierline.run.ledger import Ledger
 from tierline.run.matrix import Matrix, RowTable
 from tierline.run.meter import Reading
-from tierline.run.predict import Prediction, measure_link, measure_matrices, measure_wide
-from tierline.run.process_memory import peak_resident_bytes, reset_peak, return_freed
+from tierline.run.predict import Prediction, measure_link, measure_matrices, measure_read_cost, measure_wide
+from tierline.run.process_memory import bound_allocator, peak_resident_bytes, reset_peak, return_freed
 from tierline.run.recorder import Recorder
 from tierline.run.source import Source
 from tierline.run.staging import READERS
@@ -78,6 +78,8 @@ class Engine:
         request_bytes, self._readers = (
             read_settings(calibrated) if calibrated else (DEFAULT_REQUEST_BYTES, READERS)
         )
+        if memory is not None:
+            bound_allocator()
         if verify:
             require_checksums(source.checkpoint.tensors.values())
         self.source, self._verify = source, verify
@@ -136,8 +138,14 @@ class Engine:
         self._guard(room)
         with torch.inference_mode():
             products_s = measure_matrices(self._matrices.values(), self._kernels.compute)
+            reads_s = plan.read_bytes * measure_read_cost(
+                self._matrices.values(),
+                self.weights.staging,
+                len(plan.placement.streamed),
+                self._kernels.compute,
+            )
         prediction = Prediction(
-            compute_s=overhead_s + products_s,
+            compute_s=overhead_s + products_s + reads_s,
             read_bytes=plan.read_bytes,
             read_bytes_per_s=measure_link(self.weights.staging, len(plan.placement.streamed)),
             peak_bytes=self.reserved_bytes + plan.held_bytes - fixed_bytes + kv_bytes,

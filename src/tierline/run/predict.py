@@ -1,13 +1,15 @@
 """What a run will do, from rates measured on this machine just before it."""
 
+import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
 
-from tierline.errors import InputError
+from tierline.errors import FaultError, InputError
 from tierline.run.matrix import Matrix, PinnedTile
 from tierline.run.pace import Pace
 from tierline.run.staging import READERS, Staging
@@ -16,14 +18,16 @@ from tierline.units import format_rate
 _LINK_SAMPLE_S = 0.5
 _BURST_RINGS = 2
 _ROUNDS = 4
+_LEAST_READ_BYTES = 2**23
 _SLOWER_DISK = 0.8  # a sample of half a second varies, but not by this much
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A decode step as planned: `compute_s` alone, `read_bytes` over the disk alone at `read_bytes_per_s`.
+    """A decode step as planned: `compute_s`, and `read_bytes` over the disk alone at `read_bytes_per_s`.
 
-    Reads run beside compute, so a step takes the longer of the two. With `pace` the link is
+    Reads run beside compute, so a step takes the longer of the two; `compute_s` includes what the reads take
+    of the processor. With `pace` the link is
     another machine's.
     """
 
@@ -114,6 +118,41 @@ def measure_matrices(matrices: Iterable[Matrix], dtype: torch.dtype) -> float:
         timed_bytes = sum(h.tile.footprint_bytes for _, h in homes)
         total_s += seconds / timed_bytes * sum(m.tensor.footprint_bytes for m in alike)
     return total_s
+
+
+def measure_read_cost(
+    matrices: Iterable[Matrix], staging: Staging | None, tiles: int, dtype: torch.dtype
+) -> float:
+    """Return the seconds of compute that one byte read beside it costs: reads need the processor too.
+
+    Pinned products are timed alone and while another thread takes the streamed tiles as fast as they come.
+    0 where nothing is streamed, nothing is pinned, or too little is read to tell.
+    """
+    homes = [(m, h) for m in matrices for h in m.tiles if isinstance(h, PinnedTile)]
+    if staging is None or not homes:
+        return 0.0
+    alone_s = median([_products_s(homes, dtype) for _ in range(_ROUNDS)][1:])
+    stop = threading.Event()
+    drain = threading.Thread(target=_drain, args=(staging, tiles, stop), name="disk drain", daemon=True)
+    drain.start()
+    _products_s(homes, dtype)
+    before, spent_s, rounds = staging.meter.read_bytes, 0.0, 0
+    while spent_s < _LINK_SAMPLE_S:
+        spent_s += _products_s(homes, dtype)
+        rounds += 1
+    read_bytes = staging.meter.read_bytes - before
+    stop.set()
+    drain.join()
+    return max(0.0, spent_s - rounds * alone_s) / read_bytes if read_bytes >= _LEAST_READ_BYTES else 0.0
+
+
+def _drain(staging: Staging, tiles: int, stop: threading.Event) -> None:
+    index = 0
+    # A fault stays in `staging` and reaches the run, which is who can say what was lost.
+    with suppress(FaultError):
+        while not stop.is_set():
+            with staging.borrow(index):
+                index = (index + 1) % tiles
 
 
 def measure_wide(matrices: Iterable[Matrix], last: Matrix | None, rows: int, dtype: torch.dtype) -> float:

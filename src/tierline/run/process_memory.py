@@ -4,6 +4,8 @@ import ctypes
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
+_RETURNED_BYTES = 2**20
 
 
 def resident_bytes() -> int:
@@ -34,3 +36,16 @@ def return_freed() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def bound_allocator() -> None:
+    """Make the allocator give large pieces back when they are freed (glibc; nothing elsewhere).
+
+    By default glibc raises the size from which it does so whenever a larger piece is freed, and a process
+    then keeps tens of MB that nobody predicted. A fixed bound keeps what is held to what is used; where
+    blocks are expanded, that costs up to a fifth of the speed.
+    """
+    option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if option is not None:
+        option(_M_MMAP_THRESHOLD, _RETURNED_BYTES)
+        option(_M_TRIM_THRESHOLD, _RETURNED_BYTES)
