@@ -94,3 +94,19 @@ def test_a_budget_that_cannot_work_is_refused(
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_packing_answers_in_json(tiny_llama: Path, tmp_path: Path) -> None:
+    done = tierline("pack", tiny_llama, tmp_path / "packed", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert Path(document["path"]).stat().st_size == document["file_bytes"]
+    assert sum(document["by_format_bytes"].values()) <= document["file_bytes"]
+
+
+def test_a_derivation_comes_with_its_plan_in_json() -> None:
+    done = tierline("derive", "smolvlm2-256m", "--on", "nexys-video", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["plan"]["model"] == "smolvlm2-256m"
+    assert f"{document['plan']['footprint']['weights_bytes']:,}" in document["markdown"]

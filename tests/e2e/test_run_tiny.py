@@ -236,3 +236,11 @@ def test_the_memory_that_a_refusal_names_is_enough(tiny_llama: Path) -> None:
     with session(tiny_llama, memory=named + 16 * 2**20) as opened:
         report = opened.answer(REQUEST, progress=nothing, emit=nothing)
     assert report.measured_bytes <= named + 16 * 2**20
+
+
+def test_more_tokens_than_the_model_was_made_for_are_refused(tiny_llama: Path) -> None:
+    with (
+        session(tiny_llama) as opened,
+        pytest.raises(InputError, match=r"600 new ones are more than the 512"),
+    ):
+        opened.answer(Request(PROMPT, new=600, raw=True), progress=nothing, emit=nothing)

@@ -1,5 +1,6 @@
 """`tierline calibrate`: this computer measured, and kept as a machine file."""
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from tierline.calibrate.calibrate import Progress, measure
 from tierline.calibrate.write import disturbance, machine_table, provenance, save, to_toml
 from tierline.errors import InputError
 from tierline.machines.calibrated import calibration_file, kept_folder
+from tierline.machines.document import document
+from tierline.machines.load import load_machine
 
 _WIDTH = 100
 
@@ -26,6 +29,9 @@ def calibrate(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write here, not to where `this` finds it.")
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The machine as one JSON document on stdout.")
+    ] = False,
 ) -> None:
     """Measure this computer: disk, memory and the engine's kernels, alone and beside one another.
 
@@ -42,6 +48,9 @@ def calibrate(
         found = measure(target, QUICK if quick else FULL, source, progress)
     kept = output if output is not None else calibration_file(target)
     save(to_toml(machine_table(found, target, source, notes)), kept)
+    if as_json:
+        typer.echo(json.dumps(document(load_machine(str(kept)))))
+        return
     _report(kept, "this" if kept == calibration_file(kept_folder()) else str(kept))
 
 
@@ -49,7 +58,6 @@ def _report(kept: Path, name: str) -> None:
     """Print what the file says, as read back from it, and what it is good for."""
     from rich.console import Console
 
-    from tierline.machines.load import load_machine
     from tierline.report.calibration import calibration_table
 
     machine = load_machine(str(kept))

@@ -1,5 +1,7 @@
 """`tierline derive`: the derivation of a plan, formula by formula with its numbers, as Markdown."""
 
+import json
+
 import typer
 
 from tierline.cli import options
@@ -24,6 +26,7 @@ def derive(
     kv_block_tokens: options.BlockTokensOption = 1,
     include: options.IncludeOption = "all",
     hoist: options.HoistOption = True,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Write the derivation of every figure of a plan as Markdown: assumptions, formulas, numbers, totals.
 
@@ -53,4 +56,10 @@ def derive(
     from tierline.report.derivation_markdown import derivation_markdown
 
     planned = plan_with(asked.model, asked.machine, asked.workload, asked.costing)
-    typer.echo(derivation_markdown(derived(planned)), nl=False)
+    markdown = derivation_markdown(derived(planned))
+    if as_json:
+        from tierline.report.schema import plan_json
+
+        typer.echo(json.dumps({"plan": plan_json(planned), "markdown": markdown}))
+        return
+    typer.echo(markdown, nl=False)

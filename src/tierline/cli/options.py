@@ -211,10 +211,12 @@ def _scope(text: str) -> Scope:
 
 def _shares(path: Path) -> tuple[float, ...]:
     """Return the list of numbers that a JSON file holds; raise InputError for anything else."""
-    if path.stat().st_size > _LARGEST_SHARES_BYTES:
+    with path.open("rb") as file:
+        content = file.read(_LARGEST_SHARES_BYTES + 1)
+    if len(content) > _LARGEST_SHARES_BYTES:
         raise InputError(f"--expert-shares {path}: larger than {format_bytes(_LARGEST_SHARES_BYTES)}")
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(content)
     except ValueError as error:
         raise InputError(f"--expert-shares {path}: not JSON: {error}") from None
     numbers = found if isinstance(found, list) else []

@@ -1,5 +1,6 @@
 """`tierline pack`: a model rewritten once for streaming, aligned, checksummed, in a kernel's own form."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ def pack(
         str,
         typer.Option(help="int8:channel, int4:group=32, or keep (GGUF blocks: their like at their size)."),
     ] = "keep",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Rewrite a model once, in the order and the form in which it is streamed and computed.
 
@@ -34,6 +36,14 @@ def pack(
         bar.say("laying out the file")
         packed = write(source, folder, weights, bar.packing)
         bar.stop()
+    if as_json:
+        document = {
+            "path": str(packed.path),
+            "file_bytes": packed.file_bytes,
+            "by_format_bytes": dict(packed.bytes_by_format),
+        }
+        typer.echo(json.dumps(document))
+        return
     typer.echo(f"{packed.path}: {format_bytes(packed.file_bytes)}")
     for number_format, footprint_bytes in packed.bytes_by_format.items():
         typer.echo(f"  {number_format}: {format_bytes(footprint_bytes)}")

@@ -80,6 +80,12 @@ class Session:
     def prepare(self, request: Request, progress: Progress) -> "Prepared":
         """Load the model for `request` and return it with what is predicted; raises as `answer` does."""
         ids = prompt_ids(self.tokenizer, request)
+        longest = self.engine.source.model.max_context
+        if longest is not None and ids.shape[1] + request.new > longest:
+            raise InputError(
+                f"a prompt of {ids.shape[1]:,} tokens and {request.new:,} new ones are more than the "
+                f"{longest:,} that {self.engine.source.path.name} was made for: shorten it, or lower --new"
+            )
         prediction = self._load(Room(prompt_tokens=ids.shape[1], new=request.new), progress)
         return Prepared(request, ids, prediction)
 
