@@ -51,7 +51,16 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 IDS = torch.tensor([[3, 14, 15, 92, 65, 35, 89, 79, 3]])
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+# The others are built of the same parts: CI runs them among the slow tests.
+QUICK = {"llama", "qwen3", "gemma3", "phi3", "gpt2"}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in sorted(FAMILIES)
+    ],
+)
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(request.param)
     name, changes = FAMILIES[request.param]
