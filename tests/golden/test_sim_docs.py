@@ -7,10 +7,10 @@ from tierline.formats.precision import Precision
 from tierline.machines.load import load_machine
 from tierline.models.open import open_model
 from tierline.models.workload import Workload
+from tierline.place.cache import Belady, Cache, Fifo, Found, Lru, Pinned, Policy, RandomChoice, walk
 from tierline.place.placement import Unit, place
 from tierline.plan.build import build_plan
 from tierline.plan.plan import Plan
-from tierline.sim.cache import Belady, Cache, Fifo, Found, Lru, Pinned, Policy, RandomChoice, walk
 from tierline.sim.kernel import LinkSpec
 from tierline.sim.options import Options
 from tierline.sim.pipeline import Fetch, Pass, Pipeline, run

@@ -7,10 +7,10 @@ from tierline.formats.precision import Precision
 from tierline.machines.load import load_machine
 from tierline.models.open import open_model
 from tierline.models.workload import Workload
+from tierline.place.cache import Cache, Fifo, Pinned, walk
 from tierline.place.placement import Unit, place
 from tierline.plan.build import build_plan
 from tierline.plan.plan import Plan
-from tierline.sim.cache import Cache, Fifo, Pinned, walk
 from tierline.sim.options import Options
 from tierline.sim.simulate import SimResult, simulate
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tierline.errors import BudgetError
+from tierline.place.cache import Belady, Cache, Fifo, Found, Lfu, Lru, Pinned, Policy, RandomChoice, walk
 from tierline.place.knapsack import most_valuable
-from tierline.sim.cache import Belady, Cache, Fifo, Found, Lfu, Lru, Pinned, Policy, RandomChoice, walk
 
 NAMES = ("fifo", "lru", "lfu", "random", "belady", "belady-bypass")
 

@@ -2,9 +2,9 @@
 
 from tierline.errors import BudgetError
 from tierline.machines.machine import Tier
+from tierline.place.cache import Cache, Fifo, Found, Lru, Pinned, Policy
 from tierline.place.placement import Unit
 from tierline.plan.residency import allowed_bytes
-from tierline.sim.cache import Cache, Fifo, Found, Lru, Pinned, Policy
 from tierline.sim.demand import Demand, PassDemand
 from tierline.sim.layout import Units
 from tierline.sim.options import PINNING, Options, Strategy

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from tierline.cost.layer_pass import OwnerRead
 from tierline.errors import BudgetError
 from tierline.machines.machine import Link
+from tierline.place.cache import Belady, Counts, Fifo, Found, Lfu, Lru, Name, Pinned, Policy, RandomChoice
 from tierline.place.placement import Unit
 from tierline.plan.residency import allowed_bytes, routes
-from tierline.sim.cache import Belady, Counts, Fifo, Found, Lfu, Lru, Name, Pinned, Policy, RandomChoice
 from tierline.sim.demand import Demand, PassDemand, Turn
 from tierline.sim.fast_tier import FastTier, evicts
 from tierline.sim.layout import Homes, Units, beside, homes, pinned, used_units
