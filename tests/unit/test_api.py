@@ -6,9 +6,9 @@ import sys
 import pytest
 
 import tierline
-from tierline.cli.options import scenario
 from tierline.errors import InputError
 from tierline.plan.build import plan_with
+from tierline.scenario import scenario
 
 
 def test_a_plan_and_its_simulation_in_a_few_lines() -> None:

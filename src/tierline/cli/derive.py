@@ -5,7 +5,7 @@ import json
 import typer
 
 from tierline.cli import options
-from tierline.cli.options import scenario
+from tierline.scenario import scenario
 
 
 def derive(

@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 
 from tierline.cli import options
-from tierline.cli.options import Scenario, scenario
 from tierline.cost.training import Training
 from tierline.errors import InputError
 from tierline.formats.parse import parse_format
 from tierline.plan.build import plan_with
 from tierline.plan.runtime import DEFAULT_RUNTIME
 from tierline.plan.sensitivity import sensitivity as find_sensitivity
+from tierline.scenario import Scenario, scenario
 
 SENSITIVITY_FORMATS = ("bf16", "fp16", "int8", "mxfp4")
 

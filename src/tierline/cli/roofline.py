@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tierline.cli import options
-from tierline.cli.options import scenario
 from tierline.cost.costing import Costing
 from tierline.errors import InputError
 from tierline.formats.precision import Precision
+from tierline.scenario import scenario
 
 if TYPE_CHECKING:
     from tierline.report.roofline import Roofline

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from tierline.cli import options
-from tierline.cli.options import scenario
 from tierline.errors import InputError
 from tierline.plan.build import plan_with
+from tierline.scenario import scenario
 from tierline.sim.kernel import Discipline
 from tierline.sim.options import (
     DISCIPLINES,
