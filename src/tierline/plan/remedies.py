@@ -9,6 +9,7 @@ from tierline.formats.precision import Precision
 from tierline.models.workload import Workload
 from tierline.plan.build import plan_with
 from tierline.plan.plan import Plan
+from tierline.plan.units import layer_of
 from tierline.units import format_bytes
 
 # From wide to narrow; a remedy goes no lower than these.
@@ -121,17 +122,9 @@ def _streaming(plan: Plan) -> str:
     residency = plan.residency
     units = (*residency.placement.streamed, *residency.spare_streamed)
     names = [x.name for c in plan.model.components for x in c.layers if x.block.tensors]
-    streamed = {_layer_of(unit.name, frozenset(names)) for unit in units}
+    streamed = {layer_of(unit.name, frozenset(names)) for unit in units}
     in_part = "" if {u.name for u in units} == streamed else " (some in part)"
     return f"stream {len(streamed)} of {len(names)} layers{in_part} over {residency.link} ({_rate(plan)})"
-
-
-def _layer_of(unit: str, layers: frozenset[str]) -> str:
-    """Return the layer that a unit (`layer`, `layer.tensor` or `layer.tensor[start:stop]`) is part of."""
-    name = unit.partition("[")[0]
-    while name and name not in layers:
-        name = name.rpartition(".")[0]
-    return name
 
 
 def _narrower(bits: float) -> list[str]:

@@ -1,6 +1,6 @@
 """What is pinned or streamed as a whole: a layer, or a tile of rows of a table larger than a layer."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from tierline.cost.weights import BlockWeights, LayerWeights, ModelWeights
@@ -53,6 +53,17 @@ def read_order(weights: ModelWeights, phase: Phase) -> tuple[str, ...]:
         for owner in entry.weights.whole_owners:
             order.setdefault(owner or entry.layer.name)
     return tuple(order)
+
+
+def layer_of(unit: str, layers: Collection[str]) -> str:
+    """Return the layer that a unit (`layer`, `layer.tensor` or `layer.tensor[start:stop]`) is part of.
+
+    Empty where it is part of none of `layers`.
+    """
+    name = unit.partition("[")[0]
+    while name and name not in layers:
+        name = name.rpartition(".")[0]
+    return name
 
 
 def _is_table(weights: BlockWeights) -> bool:

@@ -1,0 +1,156 @@
+"""Charts in files: series, rules, and a list that explains the tags of points."""
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from tierline.report.figures.draw import dash, ink, marker, text
+from tierline.report.figures.figure import Axis, Chart, Rule, Series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+_PLACE = (0.095, 0.115, 0.55, 0.815)
+_KEY_LETTERS = 40
+_CROWDED, _LEVELS = 0.045, 4
+
+
+def draw_chart(chart: Chart) -> "Canvas":
+    """Return the chart with its legend and key to the right of it."""
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(7.4, 4.4))
+    axes = canvas.add_axes(_PLACE)
+    _frame(axes, chart)
+    stacked: list[float] = []
+    for series in chart.series:
+        if series.kind == "points":
+            _points(axes, series, chart)
+        elif series.kind == "area":
+            stacked = _area(axes, series, chart, stacked)
+        else:
+            _line(axes, series, chart)
+    for rule in chart.rules:
+        _rule(axes, rule, chart)
+    _keys(axes, chart)
+    return canvas
+
+
+def _frame(axes: "Axes", chart: Chart) -> None:
+    from matplotlib.ticker import NullFormatter
+
+    for axis, drawn, name in ((chart.x, axes.xaxis, "x"), (chart.y, axes.yaxis, "y")):
+        if axis.log:
+            axes.set(**{f"{name}scale": "log"})
+            drawn.set_minor_formatter(NullFormatter())
+        low, high = _shown(axis.low, axis), _shown(axis.high, axis)
+        axes.set(**{f"{name}lim": (low if low is not None or axis.log else 0, high)})
+    axes.set_xlabel(text(chart.x.label))
+    axes.set_ylabel(text(chart.y.label))
+    axes.set_title(text(chart.title), loc="left")
+    axes.grid(visible=True, which="major", linewidth=0.4, color="#d0d0d0")
+    axes.set_axisbelow(True)
+
+
+def _shown(value: float | None, axis: Axis) -> float | None:
+    return None if value is None else value / axis.scale
+
+
+def _spots(series: Series, chart: Chart) -> tuple[list[float], list[float]]:
+    return [x / chart.x.scale for x in series.xs], [y / chart.y.scale for y in series.ys]
+
+
+def _line(axes: "Axes", series: Series, chart: Chart) -> None:
+    xs, ys = _spots(series, chart)
+    style = {"linestyle": dash(series.dash), "color": ink(series.colour), "linewidth": series.width}
+    axes.plot(xs, ys, label=text(series.name) if series.in_legend else "_", zorder=2, **style)
+    for x, y, tag in zip(xs, ys, series.tags, strict=False):
+        if tag:
+            axes.annotate(
+                text(tag), (x, y), xytext=(-4, 3), textcoords="offset points", ha="right", va="bottom",
+                color=ink(series.colour), fontsize=7.5, bbox=_paper(),
+            )  # fmt: skip
+
+
+def _area(axes: "Axes", series: Series, chart: Chart, below: list[float]) -> list[float]:
+    """Fill from what is `below` to the series on top of it; return the new top."""
+    xs, ys = _spots(series, chart)
+    below = below or [0.0] * len(ys)
+    top = [a + b for a, b in zip(below, ys, strict=True)]
+    style: dict[str, Any] = {"facecolor": ink(series.colour), "edgecolor": "#202020", "linewidth": 0.4}
+    axes.fill_between(xs, below, top, hatch=2 * series.texture or None, label=text(series.name), **style)
+    return top
+
+
+def _points(axes: "Axes", series: Series, chart: Chart) -> None:
+    """Draw points; tags that would lie on one another step down."""
+    xs, ys = _spots(series, chart)
+    colour = ink(series.colour)
+    axes.plot(
+        xs, ys, marker=marker(series.marker), markersize=5.5, linestyle="none", zorder=4,
+        markerfacecolor=colour if series.filled else "white",
+        markeredgecolor="white" if series.filled else colour, markeredgewidth=0.6 if series.filled else 1.1,
+        label=text(series.name) if series.in_legend else "_",
+    )  # fmt: skip
+    last, level = -1.0, 0
+    for x, y, tag in zip(xs, ys, series.tags, strict=False):
+        place = axes.transAxes.inverted().transform(axes.transData.transform((x, y)))[0]
+        level = (level + 1) % _LEVELS if place - last < _CROWDED else 0
+        last = place
+        side = 0 if series.filled else 1
+        away = (side * (6 + 8 * level), -1 if side else -5 - 8 * level)
+        axes.annotate(
+            text(tag), (x, y), xytext=away, textcoords="offset points", ha="left" if side else "center",
+            va="top", fontsize=7, color=colour, zorder=5,
+        )  # fmt: skip
+
+
+def _rule(axes: "Axes", rule: Rule, chart: Chart) -> None:
+    style: dict[str, Any] = {"color": ink(rule.colour), "linestyle": dash(rule.dash), "linewidth": 1.0}
+    where: dict[str, Any] = {"fontsize": 7, "color": ink(rule.colour), "bbox": _paper()}
+    if rule.axis == "x":
+        at = rule.at / chart.x.scale
+        axes.axvline(at, zorder=3, **style)
+        axes.text(at, 0.98, text(rule.label), transform=axes.get_xaxis_transform(), rotation=90, ha="right",
+                  va="top", **where)  # fmt: skip
+    else:
+        at = rule.at / chart.y.scale
+        axes.axhline(at, zorder=3, **style)
+        axes.text(0.02, at, text(rule.label), transform=axes.get_yaxis_transform(), va="bottom", **where)
+
+
+def _keys(axes: "Axes", chart: Chart) -> None:
+    """Put the explained tags beside the chart, the named series below them."""
+    beside: dict[str, Any] = {
+        "frameon": False,
+        "borderaxespad": 0.0,
+        "handletextpad": 0.5,
+        "alignment": "left",
+    }
+    if chart.key:
+        axes.add_artist(
+            axes.legend(
+                [_sign(entry.marker, filled=entry.filled) for entry in chart.key],
+                ["\n".join(textwrap.wrap(text(entry.text), _KEY_LETTERS)) for entry in chart.key],
+                loc="upper left", bbox_to_anchor=(1.02, 1.0), title=text(chart.key_title), **beside,
+            )
+        )  # fmt: skip
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0)}
+        if chart.key:
+            place = {"loc": "lower left", "bbox_to_anchor": (1.02, 0.0)}
+        wrapped = ["\n".join(textwrap.wrap(label, _KEY_LETTERS)) for label in labels]
+        axes.legend(handles, wrapped, title=text(chart.legend_title), **place, **beside)
+
+
+def _sign(name: Any, *, filled: bool) -> Any:  # noqa: ANN401 - a marker, and matplotlib's line with it
+    from matplotlib.lines import Line2D
+
+    sign = Line2D([], [], marker=marker(name), color="#404040", markersize=4, linestyle="none")
+    sign.set_markerfacecolor("#404040" if filled else "white")
+    return sign
+
+
+def _paper() -> dict[str, Any]:
+    return {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85}

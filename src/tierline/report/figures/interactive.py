@@ -1,0 +1,227 @@
+"""Figures for a page: plotly's JSON, made without plotly.
+
+Colours `ink`, `faint`, `grid` and `page` are left as words: `assets/figures.js` gives them the theme's
+values. Texts are escaped, since plotly reads some HTML in them.
+"""
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import Any
+
+from tierline.report.figures.figure import Axis, Bar, Bars, Chart, Figure, Lanes, Paint, Series
+from tierline.report.tables import shown
+
+Json = dict[str, Any]
+_BAR_PX, _LANE_PX, _EDGES_PX, _CHART_PX = 64, 26, 150, 440
+_LINE_HOVER = "%{fullData.name}<extra></extra>"
+
+
+def plotly_figure(figure: Figure) -> Json:
+    """Return `figure` as plotly's `data` and `layout`, base units turned into those of its axes."""
+    if isinstance(figure, Bars):
+        return _bars(figure)
+    if isinstance(figure, Chart):
+        return _chart(figure)
+    return _lanes(figure)
+
+
+def _bars(figure: Bars) -> Json:
+    """Return stacked bars: a trace per name of segment, so that the legend has each once."""
+    names = [_text(bar.name) for bar in figure.bars]
+    scale = figure.axis.scale
+    paints = {s.name: s.paint for bar in figure.bars for s in bar.segments}
+    data = []
+    for name, paint in paints.items():
+        found = [(b, s) for b, bar in enumerate(figure.bars) for s in bar.segments if s.name == name]
+        data.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": _text(name),
+                "y": [names[b] for b, _ in found],
+                "x": [s.value / scale for _, s in found],
+                "customdata": [_text(f"{s.name}: {s.hover}" if s.hover else s.name) for _, s in found],
+                "hovertemplate": "%{customdata}<extra></extra>",
+                "marker": _marker_of(paint),
+            }
+        )
+    marks = [mark for i, bar in enumerate(figure.bars) for mark in _limit(figure, bar, i)]
+    layout = _layout(figure.title, _EDGES_PX + _BAR_PX * len(names))
+    layout |= {
+        "barmode": "stack",
+        "bargap": 0.45,
+        "xaxis": _axis(figure.axis),
+        "yaxis": _names_axis(names),
+        "shapes": [mark["shape"] for mark in marks if "shape" in mark],
+        "annotations": [mark["annotation"] for mark in marks],
+    }
+    return {"data": data, "layout": layout}
+
+
+def _limit(figure: Bars, bar: Bar, place: int) -> Iterator[Json]:
+    """Yield the line of what a bar may reach, or an arrow where it is beyond the axis, and its label."""
+    if bar.limit is None:
+        return
+    high = figure.axis.high or bar.limit
+    inside = bar.limit <= high
+    at = min(bar.limit, high) / figure.axis.scale
+    label = {
+        "text": _text(bar.limit_label if inside else f"{bar.limit_label} \N{RIGHTWARDS ARROW}"),
+        "x": at, "y": place, "yshift": 28, "xanchor": "right", "showarrow": False, "font": {"color": "ink"},
+    }  # fmt: skip
+    shape = {
+        "type": "line", "x0": at, "x1": at, "y0": place - 0.45, "y1": place + 0.45,
+        "line": {"color": "ink", "width": 2},
+    }  # fmt: skip
+    yield {"annotation": label, "shape": shape} if inside else {"annotation": label}
+
+
+def _chart(figure: Chart) -> Json:
+    data = [_series(series, figure) for series in figure.series]
+    layout = _layout(figure.title, _CHART_PX)
+    layout |= {"xaxis": _axis(figure.x), "yaxis": _axis(figure.y)}
+    layout["legend"] |= {"title": {"text": _text(figure.legend_title)}}
+    shapes, annotations = [], []
+    for rule in figure.rules:
+        axis, other = (figure.x, "y") if rule.axis == "x" else (figure.y, "x")
+        at = rule.at / axis.scale
+        line = {"color": rule.colour, "width": 1.2, "dash": rule.dash}
+        ends = {f"{rule.axis}0": at, f"{rule.axis}1": at, f"{other}0": 0, f"{other}1": 1}
+        shapes.append({"type": "line", **ends, f"{other}ref": "paper", "line": line})
+        annotations.append(_rule_label(rule.axis, _place(at, axis), _text(rule.label)))
+    return {"data": data, "layout": layout | {"shapes": shapes, "annotations": annotations}}
+
+
+def _rule_label(axis: str, at: float, text: str) -> Json:
+    label: Json = {"text": text, "showarrow": False, "font": {"color": "ink", "size": 11}}
+    if axis == "x":
+        return label | {"x": at, "y": 1, "yref": "paper", "yanchor": "bottom", "textangle": 0}
+    return label | {"y": at, "x": 0.01, "xref": "paper", "xanchor": "left", "yanchor": "bottom"}
+
+
+def _place(at: float, axis: Axis) -> float:
+    """Return where an annotation goes: plotly wants the logarithm there, and there only."""
+    from math import log10
+
+    return log10(at) if axis.log else at
+
+
+def _series(series: Series, figure: Chart) -> Json:
+    trace: Json = {
+        "type": "scatter",
+        "name": _text(series.name),
+        "x": [x / figure.x.scale for x in series.xs],
+        "y": [y / figure.y.scale for y in series.ys],
+        "showlegend": series.in_legend,
+        "mode": "markers" if series.kind == "points" else "lines",
+    }
+    if series.kind == "points":
+        trace["marker"] = {
+            "symbol": series.marker if series.filled else f"{series.marker}-open",
+            "color": series.colour,
+            "size": 9,
+            "line": {"width": 2, "color": series.colour},
+        }
+    else:
+        trace["line"] = {"color": series.colour, "dash": series.dash, "width": 1.4 * series.width}
+    if series.kind == "area":
+        trace |= {"stackgroup": "one", "fillpattern": {"shape": series.texture}}
+    if any(series.tags):
+        trace["mode"] += "+text"
+        trace["text"] = [_text(tag) for tag in series.tags]
+        at_end = "top left" if series.kind == "line" else "bottom center"
+        trace |= {"textposition": at_end, "textfont": {"color": series.colour, "size": 11}}
+    if series.hovers:
+        trace |= {"customdata": [_text(h) for h in series.hovers]}
+        trace["hovertemplate"] = "%{customdata}<extra></extra>"
+    elif series.kind == "line":
+        trace["hovertemplate"] = _LINE_HOVER
+    return trace
+
+
+def _lanes(figure: Lanes) -> Json:
+    """Return spans as bars with a base: a trace per activity."""
+    rows = [(group, lane) for group in figure.groups for lane in group.lanes]
+    several = len(figure.groups) > 1
+    names = [_text(f"{g.name} {lane.name}" if several else lane.name) for g, lane in rows]
+    scale = figure.axis.scale
+    data = []
+    for activity, paint in figure.paints.items():
+        spans = [
+            (names[i], span)
+            for i, (_, lane) in enumerate(rows)
+            for span in lane.spans
+            if span.activity == activity
+        ]
+        data.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": activity,
+                "y": [name for name, _ in spans],
+                "base": [span.start_s / scale for _, span in spans],
+                "x": [(span.end_s - span.start_s) / scale for _, span in spans],
+                "customdata": [_text(span.hover) for _, span in spans],
+                "hovertemplate": "%{customdata}<extra></extra>",
+                "marker": _marker_of(paint) | {"line": {"width": 0.5, "color": "page"}},
+            }
+        )
+    layout = _layout(figure.title, _EDGES_PX + _LANE_PX * len(rows))
+    layout |= {
+        "barmode": "overlay",
+        "bargap": 0.2,
+        "xaxis": _axis(figure.axis),
+        "yaxis": _names_axis(names),
+    }
+    return {"data": data, "layout": layout}
+
+
+def _marker_of(paint: Paint) -> Json:
+    pattern = {"shape": paint.texture, "fgcolor": "ink", "fgopacity": 0.8, "size": 6, "solidity": 0.25}
+    return {"color": paint.colour, "line": {"width": 1, "color": "page"}} | (
+        {"pattern": pattern | {"bgcolor": paint.colour}} if paint.texture else {}
+    )
+
+
+def _names_axis(names: Sequence[str]) -> Json:
+    """Return the axis of bars and lanes, the first on top."""
+    return {
+        "autorange": "reversed",
+        "categoryorder": "array",
+        "categoryarray": list(names),
+        "ticksuffix": " ",
+        "automargin": True,
+    }
+
+
+def _axis(axis: Axis) -> Json:
+    made: Json = {"title": {"text": _text(axis.label)}, "gridcolor": "grid", "linecolor": "ink"}
+    made |= {"zeroline": False, "automargin": True}
+    if axis.log:
+        made |= {"type": "log", "exponentformat": "power", "dtick": 1}
+    else:
+        made["rangemode"] = "tozero"
+    limits: Sequence[float | None] = (axis.low, axis.high)
+    if any(limit is not None for limit in limits):
+        made["range"] = [None if x is None else _place(x / axis.scale, axis) for x in limits]
+        if axis.low is None and not axis.log:
+            made["range"][0] = 0
+    return made
+
+
+def _layout(title: str, height: int) -> Json:
+    return {
+        "title": {"text": _text(title), "font": {"size": 15}, "x": 0, "xref": "paper", "xanchor": "left"},
+        "height": height,
+        "margin": {"l": 10, "r": 10, "t": 60, "b": 50},
+        "font": {"color": "ink", "family": "system-ui, sans-serif", "size": 12},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "legend": {"orientation": "h", "y": -0.2, "yanchor": "top"},
+        "hoverlabel": {"align": "left"},
+    }
+
+
+def _text(text: str) -> str:
+    """Return `text` as plotly shows it as it is: printable, nothing of it HTML."""
+    return escape(shown(text), quote=False)
