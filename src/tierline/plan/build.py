@@ -1,7 +1,6 @@
 """Building a Plan from a model, a machine, a workload and a precision: pure, fast enough to search over."""
 
 from collections.abc import Iterator
-from itertools import chain
 
 from tierline.cost.activations import ActivationPolicy
 from tierline.cost.costing import Costing
@@ -10,18 +9,16 @@ from tierline.cost.logits import with_all_logits
 from tierline.cost.weights import ModelWeights, weigh
 from tierline.formats.precision import Precision
 from tierline.machines.machine import Machine, Rate
-from tierline.models.description import Model, Phase
+from tierline.models.description import Model
 from tierline.models.workload import Workload
+from tierline.plan.lodging import Lodging, main_phase
 from tierline.plan.phases import Setting, pinned_share, plan_phase
 from tierline.plan.plan import PhasePlan, Plan, Residency, TierUse
-from tierline.plan.residency import PREFETCH_DEPTH, allowed_bytes, reside
-from tierline.plan.units import read_order, stored_layers
-from tierline.units import KIB, format_bytes
+from tierline.plan.residency import PREFETCH_DEPTH, allowed_bytes
+from tierline.units import format_bytes
 
 # Formats that a unit without a rate of its own for narrower numbers computes them in, narrowest first.
 _COMPUTED_IN = ("fp8", "fp16", "bf16", "tf32", "fp32")
-_STAGING_SHARE = 8
-_SMALLEST_UNIT_BYTES = 64 * KIB
 
 
 def build_plan(
@@ -76,19 +73,12 @@ def plan_with(
         precision.check_selectors(selectors(model))
     weights = weigh(model, precision)
     footprint = _footprint(model, machine, weights, workload, costing, program_bytes)
-    main = _main_phase(model, workload)
+    main = main_phase(model, workload.values())
     allowed = allowed_bytes(machine.fast)
     room = max(0, allowed - footprint.others_bytes)
     capped = room if resident_bytes is None else min(room, resident_bytes)
-    orders = {phase.name: read_order(weights, phase) for phase in model.phases}
-    order = orders[main.name] if main else ()
-    whole = frozenset(chain.from_iterable(orders.values()))
-    stored = stored_layers(weights, unit_bytes)
-    residency = reside(machine, stored, order, whole, capped, prefetch_depth=prefetch_depth)
-    tile_bytes = _tile_bytes(capped, prefetch_depth)
-    if residency.strategy == "impossible" and unit_bytes is None and tile_bytes:  # layers may be too large
-        stored = stored_layers(weights, tile_bytes)
-        residency = reside(machine, stored, order, whole, capped, prefetch_depth=prefetch_depth)
+    lodging = Lodging(model, machine, weights, main, prefetch_depth, unit_bytes)
+    stored, residency = lodging.within(capped)
     rate, rate_note = compute_rate(machine, precision.activations.name)
     setting = Setting(
         machine, weights, pinned_share(stored, residency), residency, costing, rate, machine.fast.name
@@ -109,16 +99,6 @@ def plan_with(
         phases=phases,
         notes=tuple(_notes(model, machine, workload, phases, rate_note)),
     )
-
-
-def _tile_bytes(room_bytes: int, prefetch_depth: int) -> int | None:
-    """Return the size of tiles that use an eighth of the room, None where not even the smallest fit.
-
-    To cut a large model into millions of them would take a minute and help nothing.
-    """
-    if room_bytes < prefetch_depth * _SMALLEST_UNIT_BYTES:
-        return None
-    return max(_SMALLEST_UNIT_BYTES, room_bytes // (_STAGING_SHARE * prefetch_depth))
 
 
 def selectors(model: Model) -> frozenset[str]:
@@ -167,12 +147,6 @@ def _footprint(
         + (repacked_bytes(weights, costing.repacked) if costing.repacked else 0),
         by_component_bytes=weights.by_component_bytes(),
     )
-
-
-def _main_phase(model: Model, workload: Workload) -> Phase | None:
-    """Return the phase with the most passes, the last of equals: weights that it reads are placed first."""
-    values = workload.values()
-    return max(reversed(model.phases), key=lambda phase: phase.passes.evaluate(values), default=None)
 
 
 def _tiers(machine: Machine, footprint: Footprint, residency: Residency) -> Iterator[TierUse]:

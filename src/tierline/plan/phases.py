@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from tierline.cost.amount import Amount
 from tierline.cost.costing import Costing
 from tierline.cost.layer_pass import LayerPass, OwnerRead
 from tierline.cost.phase_cost import PhaseCost, phase_cost
@@ -61,16 +62,32 @@ def plan_phase(phase: Phase, workload: Workload, setting: Setting) -> PhasePlan 
         return None
     cost = phase_cost(phase, setting.weights, values, setting.costing)
     layers = tuple(setting.weights.of(phase.components))
-    crossed: dict[str, int] = {setting.port: cost.kv_read_bytes + cost.kv_write_bytes + cost.activation_bytes}
-    split: list[list[Read]] = []
+    last = cost.kinds[-1]
+    split = [_weight_reads(entry, last[id(entry.weights)].reads, setting) for entry in layers]
+    steps = tuple(_steps(layers, last, split, setting))
+    return _phase_plan(phase, workload.batch, cost, steps, link_traffic(phase, cost, setting), setting)
+
+
+def link_traffic(phase: Phase, cost: PhaseCost, setting: Setting) -> dict[str, Amount]:
+    """Return the bytes that cross each link in all passes of `phase`, the port first.
+
+    They are arrays where `cost` has arrays. What is pinned crosses the port, what is streamed the links of its path; layers of a kind whose weights
+    are pinned to the same part are counted once, times their number.
+    """
+    if not setting.share:
+        return {setting.port: cost.traffic_bytes}
+    crossed = {setting.port: cost.kv_read_bytes + cost.kv_write_bytes + cost.activation_bytes}
+    alike: dict[tuple[int, tuple[int, int] | None], list[LayerWeights]] = {}
+    for entry in setting.weights.of(phase.components):
+        alike.setdefault((id(entry.weights), setting.share.get(entry.layer.name)), []).append(entry)
     for i, (group, kinds) in enumerate(zip(cost.groups, cost.kinds, strict=True)):
-        split = [_weight_reads(entry, kinds[id(entry.weights)].reads, setting) for entry in layers]
-        _cross(crossed, split, group.passes)
-        if i == 0:
-            once = (_weight_reads(entry, kinds[id(entry.weights)].static_reads, setting) for entry in layers)
-            _cross(crossed, once, 1)
-    steps = tuple(_steps(layers, cost.kinds[-1], split, setting))
-    return _phase_plan(phase, workload.batch, cost, steps, crossed, setting)
+        for (kind, _), entries in alike.items():
+            _cross(
+                crossed, _weight_reads(entries[0], kinds[kind].reads, setting), len(entries) * group.passes
+            )
+            if i == 0:
+                _cross(crossed, _weight_reads(entries[0], kinds[kind].static_reads, setting), len(entries))
+    return crossed
 
 
 def has_rows(phase: Phase, workload: Mapping[str, int], weights: ModelWeights) -> bool:
@@ -97,17 +114,21 @@ def _weight_reads(entry: LayerWeights, reads: Sequence[OwnerRead], setting: Sett
         count = fast = read.traffic_bytes
         if share is not None:
             fast = 0 if read.by_row else count * share[0] // share[1]
-        if fast:
+        if not _is_nothing(fast):
             crossings.append(Read(owner, setting.port, fast))
-        if count != fast:
+        if not _is_nothing(count - fast):
             crossings += [Read(owner, link, count - fast) for link in setting.streamed_path]
     return crossings
 
 
-def _cross(crossed: dict[str, int], layers: Iterable[list[Read]], times: int) -> None:
-    for reads in layers:
-        for read in reads:
-            crossed[read.link] = crossed.get(read.link, 0) + times * read.traffic_bytes
+def _is_nothing(count: Amount) -> bool:
+    """Return whether a count is 0; arrays are kept, zeros and all."""
+    return isinstance(count, int) and not count
+
+
+def _cross(crossed: dict[str, Amount], reads: Iterable[Read], times: Amount) -> None:
+    for read in reads:
+        crossed[read.link] = crossed.get(read.link, 0) + times * read.traffic_bytes
 
 
 def _steps(
