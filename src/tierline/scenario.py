@@ -42,7 +42,7 @@ class Scenario:
 
 
 def scenario(
-    model: str,
+    model: str | Model,
     on: str,
     *,
     overrides: Sequence[str] | None = None,
@@ -69,7 +69,7 @@ def scenario(
 ) -> Scenario:
     """Return what the options name; raise InputError for whatever is unknown or inconsistent.
 
-    Formats and counts are checked before the model and the machine are opened.
+    `model` is a model, or what names one. Formats and counts are checked before it and the machine are opened.
     """
     precision = Precision.of(weights=weights, kv=kv, activations=activations, keep=keep or ())
     for name, count in (("prefill-chunk", prefill_chunk), ("kv-block-tokens", kv_block_tokens)):
@@ -90,7 +90,7 @@ def scenario(
     counts = {"batch": batch, "prompt_tokens": prompt_tokens, "new": new, "context": context}
     counts |= {"images": images, "steps": steps, "source_tokens": source_tokens}
     asked = Workload.of(**_given(counts))
-    opened = open_any_model(model)
+    opened = open_any_model(model) if isinstance(model, str) else model
     workload = with_defaults(asked, opened, images=images, steps=steps, source_tokens=source_tokens)
     return Scenario(opened, load_machine(on, overrides or ()), workload, costing)
 

@@ -2,16 +2,18 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tierline.errors import InputError
 from tierline.machines.calibration import Calibration
 from tierline.machines.calibration_file import read_calibration
 from tierline.machines.links import link_type
+from tierline.machines.machine import TOPOLOGIES, Topology
 from tierline.machines.number import (
     OPERATION_PARSERS,
     PARSERS,
     Parser,
+    parse_count,
     read_provenance,
     read_quantity,
     read_sourced,
@@ -26,8 +28,30 @@ _TIER_FIELDS = ("capacity", "free", "peak", "sustained", "latency", "energy")
 _LINK_FIELDS = ("peak", "sustained", "latency", "energy")
 _COMPUTE_FIELDS = ("count", "clock", "energy")
 _FORMAT_FIELDS = ("peak", "sustained", "ops_per_cycle")
+_KNOWN = (
+    *("title", "host", "shared_memory", "notes", "runtime", "tiers", "links", "compute", "calibration"),
+    *("devices", "interconnects"),
+)
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _MOST_PARTS = 64
+MOST_DEVICES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceKind:
+    """Devices of one kind: another machine's name, and how many of it there are."""
+
+    machine: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """What joins devices: its topology, how many neighbours one of it joins (None: all), its link type."""
+
+    topology: Topology
+    group: int | None
+    type: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +77,14 @@ class Draft:
     compute: tuple[str, ...]
     numbers: Mapping[str, Sourced]
     calibration: Calibration | None = None
+    devices: tuple[DeviceKind, ...] = ()
+    joins: Mapping[str, Join] = field(default_factory=dict)
 
     def paths(self) -> tuple[str, ...]:
         """Return every path that can be set, numbers that are still missing included."""
         fields = {
             **dict.fromkeys(self.tiers, _TIER_FIELDS),
-            **{name: _link_fields(route) for name, route in self.links.items()},
+            **{name: _link_fields(way.type) for name, way in {**self.links, **self.joins}.items()},
             **dict.fromkeys(self.compute, _COMPUTE_FIELDS),
         }
         parts = [f"{name}.{field}" for name, known in fields.items() for field in known]
@@ -66,6 +92,10 @@ class Draft:
             f"{name}.{fmt}.{f}" for name in self.compute for fmt in COMPUTE_FORMATS for f in _FORMAT_FIELDS
         ]
         return (*parts, *operations, "runtime")
+
+    def listed_paths(self) -> tuple[str, ...]:
+        """Return the paths that are worth listing: all but those of formats that no rate is known for."""
+        return tuple(p for p in self.paths() if p.count(".") < 2 or p in self.numbers)
 
 
 def read_draft(
@@ -76,13 +106,13 @@ def read_draft(
     `known_sources` are the allowed keys of sources, or None for any text. Raises InputError, beginning with
     `where` (the file), for a missing or unknown key and for every number without unit, kind or source.
     """
-    known = ("title", "host", "shared_memory", "notes", "runtime", "tiers", "links", "compute", "calibration")
-    reject_unknown(table, known, where)
+    reject_unknown(table, _KNOWN, where)
     reader = _Reader(where, known_sources, {})
     tiers = reader.parts(table, "tiers")
     links = reader.parts(table, "links")
     compute = reader.parts(table, "compute")
-    _reject_shared_names([*tiers, *links, *compute], where)
+    joins = reader.parts(table, "interconnects")
+    _reject_shared_names([*tiers, *links, *compute, *joins], where)
     for tier, entry in tiers.items():
         reader.numbers_of(tier, entry, _TIER_FIELDS, PARSERS)
     routes = {link: reader.route(link, entry) for link, entry in links.items()}
@@ -104,6 +134,8 @@ def read_draft(
         compute=tuple(compute),
         numbers=reader.numbers,
         calibration=read_calibration(table.get("calibration"), where, known_sources),
+        devices=reader.devices(table),
+        joins={name: reader.join(name, entry) for name, entry in joins.items()},
     )
 
 
@@ -138,6 +170,20 @@ def compose(card: Draft, host: Draft) -> Draft:
     )
 
 
+def overlay(device: Draft, file: Draft) -> Draft:
+    """Return `device` with the parts that `file` names too replaced by those of `file`."""
+    own = {*file.tiers, *file.links, *file.compute}
+    kept = {path: n for path, n in device.numbers.items() if path.partition(".")[0] not in own}
+    return replace(
+        device,
+        host=file.host or device.host,
+        tiers=tuple(dict.fromkeys((*device.tiers, *file.tiers))),
+        links={**device.links, **file.links},
+        compute=tuple(dict.fromkeys((*device.compute, *file.compute))),
+        numbers={**kept, **{p: n for p, n in file.numbers.items() if p.partition(".")[0] not in file.joins}},
+    )
+
+
 def override(draft: Draft, settings: Sequence[str]) -> Draft:
     """Return `draft` with numbers replaced by `PATH=VALUE` settings (`host.capacity=48GiB`, `pcie.gen=3`).
 
@@ -150,7 +196,7 @@ def override(draft: Draft, settings: Sequence[str]) -> Draft:
     for setting in sorted(settings, key=lambda s: not _displaced(s.partition("=")[0].strip(), draft)):
         path, equals, value = (part.strip() for part in setting.partition("="))
         if not equals or path not in known:
-            listed = ", ".join(p for p in known if p.count(".") < 2 or p in draft.numbers)
+            listed = ", ".join(draft.listed_paths())
             raise InputError(
                 f"--set {setting[:80]!r}: write PATH=VALUE with a path of {draft.name}: {listed}"
             )
@@ -166,13 +212,13 @@ def override(draft: Draft, settings: Sequence[str]) -> Draft:
 def _displaced(path: str, draft: Draft) -> tuple[str, ...]:
     """Return the paths whose numbers no longer hold once `path` is set."""
     owner, _, field = path.partition(".")
-    if owner in draft.links and field not in _LINK_FIELDS:
+    if (owner in draft.links or owner in draft.joins) and field not in _LINK_FIELDS:
         return (f"{owner}.peak", f"{owner}.sustained")
     return (f"{owner}.free",) if field == "capacity" else ()
 
 
-def _link_fields(route: Route) -> tuple[str, ...]:
-    parameters = link_type(route.type, "link").parameters if route.type else ()
+def _link_fields(type_name: str | None) -> tuple[str, ...]:
+    parameters = link_type(type_name, "link").parameters if type_name else ()
     return (*parameters, *_LINK_FIELDS)
 
 
@@ -223,9 +269,43 @@ class _Reader:
         if not source or not target:
             raise InputError(f'{self.where}: {link}: write from = "TIER" and to = "TIER" or "compute"')
         rest = {k: v for k, v in entry.items() if k not in ("from", "to")}
+        return Route(source, target, self.way(link, rest))
+
+    def join(self, name: str, entry: dict[str, object]) -> Join:
+        topology = next((t for t in TOPOLOGIES if t == entry.get("topology")), None)
+        if topology is None:
+            raise InputError(f"{self.where}: {name}: topology has to be one of {', '.join(TOPOLOGIES)}")
+        rest = {k: v for k, v in entry.items() if k not in ("topology", "group")}
+        group = self.count(entry, "group", name) if "group" in entry else None
+        return Join(topology, group, self.way(name, rest))
+
+    def devices(self, table: Mapping[str, object]) -> tuple[DeviceKind, ...]:
+        entries = table.get("devices", [])
+        if not isinstance(entries, list) or len(entries) > _MOST_PARTS:
+            raise InputError(
+                f"{self.where}: write [[devices]] with a machine and a count, at most {_MOST_PARTS}"
+            )
+        kinds = []
+        for entry in entries:
+            if not isinstance(entry, dict):
+                raise InputError(f"{self.where}: write [[devices]] with a machine and a count")
+            reject_unknown(entry, ("machine", "count"), f"{self.where}: devices")
+            machine = self.text(entry, "machine")
+            if machine is None:
+                raise InputError(f'{self.where}: devices: write machine = "rtx-3090" or another machine')
+            kinds.append(DeviceKind(machine, self.count(entry, "count", "devices")))
+        if sum(kind.count for kind in kinds) > MOST_DEVICES:
+            raise InputError(f"{self.where}: more than {MOST_DEVICES:,} devices are not planned for")
+        return tuple(kinds)
+
+    def count(self, entry: Mapping[str, object], key: str, owner: str) -> int:
+        return int(read_quantity(entry.get(key), parse_count, f"{self.where}: {owner}.{key}"))
+
+    def way(self, link: str, rest: dict[str, object]) -> str | None:
+        """Read the numbers of a link or an interconnect; return the name of its type if it has one."""
         if "type" not in rest:
             self.numbers_of(link, rest, _LINK_FIELDS, PARSERS)
-            return Route(source, target, None)
+            return None
         where = f"{self.where}: {link}"
         chosen = link_type(rest.pop("type"), where)
         kind, origin = read_provenance(rest, where, self.known_sources)
@@ -236,7 +316,7 @@ class _Reader:
             self.numbers[f"{link}.{parameter}"] = Sourced(value, kind, origin)
         own = {k: v for k, v in rest.items() if k not in ("kind", "source")}
         self.numbers_of(link, own, _LINK_FIELDS, PARSERS)
-        return Route(source, target, chosen.name)
+        return chosen.name
 
     def compute(self, unit: str, entry: dict[str, object]) -> None:
         reject_unknown(entry, (*_COMPUTE_FIELDS, *COMPUTE_FORMATS), f"{self.where}: {unit}")

@@ -2,13 +2,15 @@
 
 import difflib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from tierline.errors import InputError
 from tierline.machines.build import build
+from tierline.machines.devices import Single, build_devices
 from tierline.machines.draft import Draft, compose, override, read_draft
 from tierline.machines.machine import Machine
 from tierline.machines.sources import references
@@ -30,6 +32,11 @@ def load_machine(name_or_path: str, overrides: Sequence[str] = (), *, near: Path
     (`host.capacity=48GiB`, `pcie.gen=3`). `near` is a path on the disk that `this` measures, by default the
     user's cache directory. Raises InputError for an unknown name or path and a bad file.
     """
+    return build(override(load_draft(name_or_path, near=near), overrides))
+
+
+def load_draft(name_or_path: str, *, near: Path | None = None) -> Draft:
+    """Return what `load_machine` makes a machine of, before overrides: its `paths` can be set."""
     card, plus, host_name = name_or_path, "", ""
     if not Path(name_or_path).is_file():
         card, plus, host_name = name_or_path.partition("+")
@@ -41,7 +48,7 @@ def load_machine(name_or_path: str, overrides: Sequence[str] = (), *, near: Path
         if host.host is not None:
             raise InputError(f"{name_or_path}: {host.name} is a card itself and cannot be a host")
         draft = compose(draft, host)
-    return build(override(draft, overrides))
+    return draft
 
 
 def load_calibrated(near: Path) -> Machine | None:

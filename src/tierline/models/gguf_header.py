@@ -39,12 +39,12 @@ class _Header:
 
     __slots__ = ("_buffer", "_file", "file_bytes", "path", "position", "strings")
 
-    def __init__(self, file: BinaryIO, path: Path, position: int = 0) -> None:
+    def __init__(self, file: BinaryIO, path: Path, file_bytes: int) -> None:
         self._file = file
         self._buffer = bytearray()
         self.path = path
-        self.position = position
-        self.file_bytes = os.fstat(file.fileno()).st_size
+        self.position = 0
+        self.file_bytes = file_bytes
         self.strings = 0
 
     def advance(self, count: int, what: str) -> int:
@@ -66,7 +66,9 @@ class _Header:
         while len(self._buffer) < end:
             chunk = self._file.read(max(_CHUNK_BYTES, end - len(self._buffer)))
             if not chunk:
-                raise InputError(f"{self.path}: shrank to {len(self._buffer):,} bytes while it was read")
+                raise InputError(
+                    f"{self.path}: ends after {len(self._buffer):,} bytes, in the middle of {what}"
+                )
             self._buffer += chunk
 
     def number(self, kind: struct.Struct, what: str) -> int | float:
@@ -125,17 +127,28 @@ def read_gguf(path: Path) -> Checkpoint:
         raise InputError(f"{path}: no such file")
     try:
         with path.open("rb", buffering=0) as file:
-            return _read(_Header(file, path))
+            return read_gguf_start(file, path, _file_bytes(file))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read_gguf_start(file: BinaryIO, path: Path, file_bytes: int) -> Checkpoint:
+    """Return what `read_gguf` does of a file of `file_bytes` of which `file` has at least the header.
+
+    `path` names it in errors. No array of what is returned can be read unless it is the file at `path`.
+    """
+    return _read(_Header(file, path, file_bytes))
+
+
+def _file_bytes(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size
 
 
 def read_array(array: StoredArray) -> list[Scalar]:
     """Return the elements of a metadata array; texts that are not UTF-8 keep a replacement character."""
     with array.path.open("rb", buffering=0) as file:
         file.seek(array.offset)
-        header = _Header(file, array.path)
-        header.file_bytes -= array.offset
+        header = _Header(file, array.path, _file_bytes(file) - array.offset)
         return [_scalar(header, array.element_type, "an array element") for _ in range(array.count)]
 
 
