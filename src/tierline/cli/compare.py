@@ -55,6 +55,7 @@ def compare(
         trace=trace,
         lean=lean,
         pace=None if pace is None else find_pace(pace),
+        new=new,
     )
     request = Request(checked_text(text), new=new, raw=raw)
     with opened_session(setting) as (session, bar):

@@ -82,6 +82,7 @@ def run(
         lean=lean,
         pace=None if pace is None else find_pace(pace),
         verify=verify,
+        new=context if chat else new,
     )
     if chat and (text is not None or raw or as_json):
         raise InputError("--chat reads what to ask line by line: leave out TEXT, --raw and --json")

@@ -11,6 +11,7 @@ import typer
 
 from tierline.cli.progress import LoadingBar, loading_bar
 from tierline.errors import InputError
+from tierline.run.early import refuse_at_once, remember_reserve
 from tierline.run.pace import Pace
 from tierline.run.source import Source
 from tierline.trace import TraceEvent, chrome_traces
@@ -50,7 +51,7 @@ AnswerJsonOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is opened, within which budget, and what is kept of it."""
+    """What is opened, within which budget, and what is kept of it; `new` is the tokens to make room for."""
 
     source: Source
     resident: int | None
@@ -59,6 +60,7 @@ class Setting:
     lean: bool
     pace: Pace | None = None
     verify: bool = False
+    new: int = 1
 
 
 def checked_text(text: str | None) -> str:
@@ -79,7 +81,12 @@ def memory_bytes(text: str | None) -> int | None:
 
 @contextmanager
 def opened_session(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
-    """Open the model with progress on stderr; events are kept if a trace is asked for."""
+    """Open the model with progress on stderr; events are kept if a trace is asked for.
+
+    Raises BudgetError, before anything heavy is imported, for a budget that headers show cannot work.
+    """
+    source, lean = setting.source, setting.lean
+    refuse_at_once(source, resident=setting.resident, memory=setting.memory, new=setting.new, lean=lean)
     with loading_bar("starting torch and transformers") as bar:
         if setting.lean:
             from tierline.run.lean import import_lean
@@ -101,6 +108,7 @@ def opened_session(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
                 yield session, bar
             finally:
                 bar.stop()
+                remember_reserve(source, session.engine.reserved_bytes, lean=lean)
 
 
 def write_trace(path: Path | None, processes: Mapping[str, Iterable[TraceEvent]]) -> None:

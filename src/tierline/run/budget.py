@@ -21,14 +21,19 @@ def weight_budget(
     allowed = memory if memory is not None else read_memory().free_bytes + reserved_bytes
     left = allowed - reserved_bytes - kv_bytes
     if memory is not None and left < least_bytes:
-        least = reserved_bytes + kv_bytes + least_bytes
-        raise BudgetError(
-            f"--memory {format_bytes(memory)} is too little: the process takes "
-            f"{format_bytes(reserved_bytes)} without weights (interpreter, libraries, activations), the "
-            f"cache of this run {format_bytes(kv_bytes)}, and weights can be streamed in "
-            f"{format_bytes(least_bytes)} at the least. Give --memory {-(-least // MIB)}MiB or more"
-        )
+        raise too_little_memory(memory, reserved_bytes, kv_bytes, least_bytes)
     return left if resident is None else min(left, resident)
+
+
+def too_little_memory(memory: int, reserved_bytes: int, kv_bytes: int, least_bytes: int) -> BudgetError:
+    """Return the refusal of a `memory` that leaves less than `least_bytes` for weights."""
+    least = reserved_bytes + kv_bytes + least_bytes
+    return BudgetError(
+        f"--memory {format_bytes(memory)} is too little: the process takes "
+        f"{format_bytes(reserved_bytes)} without weights (interpreter, libraries, activations), the "
+        f"cache of this run {format_bytes(kv_bytes)}, and weights can be streamed in "
+        f"{format_bytes(least_bytes)} at the least. Give --memory {-(-least // MIB)}MiB or more"
+    )
 
 
 def kv_token_bytes(model: Model, format_name: str) -> int:

@@ -3,6 +3,7 @@
 import errno
 import mmap
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -135,3 +136,18 @@ class DirectFile:
                 continue
             return unit
         return LARGEST_SECTOR_BYTES
+
+
+def open_files(
+    paths: Iterable[Path], opener: Callable[[Path], DirectFile] = DirectFile
+) -> dict[Path, DirectFile]:
+    """Return the files open for direct reads; if one fails, the others are closed again."""
+    opened: dict[Path, DirectFile] = {}
+    try:
+        for path in paths:
+            opened[path] = opener(path)
+    except BaseException:
+        for file in opened.values():
+            file.close()
+        raise
+    return opened

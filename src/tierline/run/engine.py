@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
@@ -10,51 +9,37 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from tierline.errors import BudgetError, InputError
-from tierline.machines.calibration import read_settings
-from tierline.machines.load import load_calibrated
 from tierline.models.stored import StoredTensor
 from tierline.probe.order import execution_order
 from tierline.run.attach import attach, fixed_parameters, is_table, matrix_modules
-from tierline.run.budget import kv_token_bytes, weight_budget
+from tierline.run.budget import weight_budget
 from tierline.run.build import build_model
-from tierline.run.direct_io import DEFAULT_REQUEST_BYTES, DirectFile
+from tierline.run.direct_io import DirectFile, open_files
 from tierline.run.gguf_config import ROTARY_FACTORS
 from tierline.run.kernels import DENSE_DTYPES, Kernels
 from tierline.run.kernels.packed import refuse_other_cpu
+from tierline.run.kv.disk import KvDisk, KvMeter
 from tierline.run.ledger import Ledger
 from tierline.run.matrix import Matrix, RowTable
 from tierline.run.meter import Reading
 from tierline.run.predict import Prediction, measure_link, measure_matrices, measure_read_cost, measure_wide
 from tierline.run.process_memory import bound_allocator, peak_resident_bytes, reset_peak, return_freed
 from tierline.run.recorder import Recorder
+from tierline.run.room import Room
 from tierline.run.source import Source
-from tierline.run.staging import READERS
+from tierline.run.staging import stream_settings
 from tierline.run.tiles import tiles_of
 from tierline.run.verify import require_checksums
-from tierline.run.weights import Planner, Progress, Weights, open_files, read_whole
+from tierline.run.weights import Planner, Progress, Weights, read_whole
 from tierline.units import format_bytes
 
 PREFILL_CHUNK_TOKENS = 512
 _REHEARSED_STEPS = 8
 _REHEARSED_PIECE_BYTES = 2**21
 _SWITCH_INTERVAL_S = 5e-4  # a reader that has its bytes waits at most this long to ask for the next
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """What a run is sized for: `batch` sequences of at most `prompt_tokens` and `new` more each."""
-
-    prompt_tokens: int
-    new: int
-    batch: int = 1
-
-    @property
-    def tokens(self) -> int:
-        """Tokens in the cache at the end, of all sequences."""
-        return self.batch * (self.prompt_tokens + self.new)
 
 
 class Engine:
@@ -74,10 +59,7 @@ class Engine:
         `opener` opens the model's files, where another link than the disk's is put in its place. Requests and
         readers are those that calibration found best for this disk, if it was calibrated.
         """
-        calibrated = load_calibrated(source.path)
-        request_bytes, self._readers = (
-            read_settings(calibrated) if calibrated else (DEFAULT_REQUEST_BYTES, READERS)
-        )
+        request_bytes, self._readers = stream_settings(source.path)
         if memory is not None:
             bound_allocator()
         if verify:
@@ -99,6 +81,8 @@ class Engine:
         )
         self._switch_interval_s = sys.getswitchinterval()
         self.weights: Weights | None = None
+        self._kv_disk: KvDisk | None = None
+        self._room = Room(1, 1)
         self.reserved_bytes = 0
 
     def close(self) -> None:
@@ -108,6 +92,8 @@ class Engine:
             sys.setswitchinterval(self._switch_interval_s)
         self._matrices.clear()
         self._tables.clear()
+        if self._kv_disk is not None:
+            self._kv_disk.close()
         for file in self._files.values():
             file.close()
 
@@ -116,17 +102,18 @@ class Engine:
 
         Raises BudgetError where the budget cannot work, FaultError where a read fails.
         """
+        self._room = room
         fixed_bytes = self._load_fixed()
         return_freed()  # a tokenizer's JSON leaves tens of MB behind
         overhead_s, self.reserved_bytes = self._rehearse(room)
-        kv_bytes = room.tokens * kv_token_bytes(self.source.model, self.source.compute_format)
+        kv_bytes = room.kv_held_bytes(self.source.model, self.source.compute_format)
         planner = self._planner(fixed_bytes)
         budget = weight_budget(
             resident=self._resident,
             memory=self.allowed_bytes,
             reserved_bytes=self.reserved_bytes - fixed_bytes,
             kv_bytes=kv_bytes,
-            least_bytes=planner.least_bytes,
+            least_bytes=planner.needs.least_bytes,
         )
         plan = planner.plan(budget)
         ledger = Ledger(budget)
@@ -137,7 +124,7 @@ class Engine:
         self._hand_over(self.weights)
         self._guard(room)
         with torch.inference_mode():
-            products_s = measure_matrices(self._matrices.values(), self._kernels.compute)
+            products_s = measure_matrices(self._matrices.values(), self._kernels.compute, room.rows)
             reads_s = plan.read_bytes * measure_read_cost(
                 self._matrices.values(),
                 self.weights.staging,
@@ -146,13 +133,30 @@ class Engine:
             )
         prediction = Prediction(
             compute_s=overhead_s + products_s + reads_s,
-            read_bytes=plan.read_bytes,
+            read_bytes=plan.read_bytes + room.kv_read_bytes(self.source.model, self.source.compute_format),
             read_bytes_per_s=measure_link(self.weights.staging, len(plan.placement.streamed)),
             peak_bytes=self.reserved_bytes + plan.held_bytes - fixed_bytes + kv_bytes,
+            rows=room.rows,
         )
         if self.weights.staging is not None:
             self.weights.staging.rewind()
         return prediction
+
+    def new_cache(self) -> Cache | None:
+        """Return an empty cache kept as `load` was told to, None where transformers' own will do.
+
+        On disk there is one at a time: the one before is then forgotten.
+        """
+        kv, tokens = self._room.kv, self._room.sequence_tokens
+        if kv.is_default:
+            return None
+        if kv.folder is not None:
+            if self._kv_disk is not None:
+                self._kv_disk.close()
+            self._kv_disk = KvDisk(kv.folder, self.recorder)
+        return kv.make_cache(
+            self.model.config, tokens=tokens, dtype=self._kernels.compute, disk=self._kv_disk
+        )
 
     def prompt_s(self, tokens: int) -> float:
         """Return the seconds that a prompt of `tokens` takes besides waiting for reads; `load` comes first.
@@ -176,11 +180,13 @@ class Engine:
 
     def measured(self) -> Reading:
         """Return what was read so far for the steps that were taken, and how long who waited and worked."""
-        rows = sum(table.read_bytes for table in self._tables.values())
+        kv = KvMeter() if self._kv_disk is None else self._kv_disk.meter
+        rows = kv.read_bytes + sum(table.read_bytes for table in self._tables.values())
         if self.weights is None or self.weights.staging is None:
-            return Reading(rows)
+            return Reading(rows, kv.stall_s)
         staging = self.weights.staging
-        return Reading(rows + staging.settled_read_bytes(), staging.meter.stall_s, staging.busy_s())
+        stall_s = staging.meter.stall_s + kv.stall_s
+        return Reading(rows + staging.settled_read_bytes(), stall_s, staging.busy_s())
 
     def _planner(self, fixed_bytes: int) -> Planner:
         tables = [self.source.stored(f"{n}.weight") for n, m in matrix_modules(self.model) if is_table(m)]
@@ -224,7 +230,7 @@ class Engine:
         held: the interpreter, the libraries, and the activations of one chunk of the prompt.
         """
         longest = (self.source.model.max_context or sys.maxsize) - _REHEARSED_STEPS - 1
-        tokens = max(1, min(room.prompt_tokens, PREFILL_CHUNK_TOKENS, longest))
+        tokens = max(1, min(room.prompt_tokens, self._chunk_tokens(room), longest))
         ids = torch.zeros((room.batch, tokens), dtype=torch.long)
         arrived: list[float] = []
         hook = self.model.register_forward_hook(lambda *_: arrived.append(perf_counter()))
@@ -232,7 +238,7 @@ class Engine:
         reset_peak()
         try:
             with torch.inference_mode():
-                self._generate(ids, _REHEARSED_STEPS + 1)
+                self._generate(ids, (_REHEARSED_STEPS + 1) * (1 + room.drafts), room.drafts)
                 self._rehearse_products(ids.numel())
         finally:
             self._rehearsal.on = False
@@ -240,13 +246,15 @@ class Engine:
         steps = sorted(b - a for a, b in pairwise(arrived))
         return steps[len(steps) // 2], peak_resident_bytes()
 
-    def _generate(self, ids: torch.Tensor, new: int) -> None:
+    def _generate(self, ids: torch.Tensor, new: int, drafts: int = 0) -> None:
         self.model.generate(  # type: ignore[operator]
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=new,
             min_new_tokens=new,
             do_sample=False,
+            # Blank logits always choose the same token, so that every guess of it is right.
+            prompt_lookup_num_tokens=drafts or None,
         )
 
     def _rehearse_products(self, rows: int) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tierline.run.engine import Engine, Room
+from tierline.run.early import refuse_at_once
+from tierline.run.engine import Engine
 from tierline.run.source import open_source
 from tierline.units import parse_bytes
 
@@ -53,7 +54,10 @@ def load(
     file, pinned ones while they are loaded and streamed ones at first use (FaultError if they differ). Raises
     InputError for files that cannot be run and BudgetError for a budget that cannot work.
     """
-    engine = Engine(open_source(Path(path)), resident=_bytes(resident), memory=_bytes(memory), verify=verify)
+    source, allowed = open_source(Path(path)), _bytes(resident)
+    if allowed is not None:
+        refuse_at_once(source, resident=allowed)
+    engine = Engine(source, resident=allowed, memory=_bytes(memory), verify=verify)
     try:
         engine.load(Room(max(1, context - _NEW), min(context - 1, _NEW), batch), lambda *_: None)
     except BaseException:

@@ -10,8 +10,9 @@ import torch
 from tierline.errors import InputError
 from tierline.models.packed_layout import row_parts
 from tierline.models.stored import StoredTensor
-from tierline.run.direct_io import LARGEST_SECTOR_BYTES, DirectFile, Extract, anonymous_memory
+from tierline.run.direct_io import DirectFile, Extract, anonymous_memory
 from tierline.run.kernels import Kernel
+from tierline.run.needs import row_buffer_bytes
 from tierline.run.staging import Staging
 from tierline.run.tiles import Tile
 
@@ -82,11 +83,6 @@ class Matrix:
     def _tile_matmul(self, flat: torch.Tensor, home: Home) -> torch.Tensor:
         with home.borrow() as raw:
             return self.kernel.matmul(flat, raw, home.tile.stop - home.tile.start)
-
-
-def row_buffer_bytes(tensor: StoredTensor) -> int:
-    """Return the bytes in which any one row of `tensor` can be read, with the sectors it lies in."""
-    return tensor.footprint_bytes // tensor.shape[0] + 2 * LARGEST_SECTOR_BYTES
 
 
 class RowTable:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tierline.errors import FaultError
-from tierline.run.direct_io import DirectFile, Extract
+from tierline.machines.calibration import read_settings
+from tierline.machines.load import load_calibrated
+from tierline.run.direct_io import DEFAULT_REQUEST_BYTES, DirectFile, Extract
 from tierline.run.recorder import Recorder
 from tierline.run.tiles import Tile
 
@@ -209,6 +211,15 @@ class Staging:
 
     def _span_bytes(self, tile: Tile) -> int:
         return self._files[tile.tensor.path].span_bytes(_extract(tile))
+
+
+def stream_settings(near: Path) -> tuple[int, int]:
+    """Return (bytes per request, reads in flight) that calibration found best for the disk that holds `near`.
+
+    Where nothing was calibrated they are the defaults.
+    """
+    calibrated = load_calibrated(near)
+    return read_settings(calibrated) if calibrated else (DEFAULT_REQUEST_BYTES, READERS)
 
 
 def place_bytes(file: DirectFile, tile: Tile) -> int:

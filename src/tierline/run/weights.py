@@ -1,42 +1,27 @@
 """The weights of one run: what is pinned, what is streamed through staging, all within one budget."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import torch
 
-from tierline.errors import BudgetError
 from tierline.models.packed_layout import row_parts
 from tierline.models.stored import StoredTensor
-from tierline.place.placement import Placement, Unit, place, smallest_capacity
+from tierline.place.placement import Placement, Unit, place
 from tierline.run.direct_io import DirectFile, Extract, anonymous_memory
 from tierline.run.kernels import Kernel, Kernels
 from tierline.run.ledger import Ledger
-from tierline.run.matrix import Home, Matrix, PinnedTile, RowTable, StreamedTile, row_buffer_bytes
+from tierline.run.matrix import Home, Matrix, PinnedTile, RowTable, StreamedTile
+from tierline.run.needs import Needs, needs_of
 from tierline.run.recorder import Recorder
 from tierline.run.staging import READERS, Staging, place_bytes
 from tierline.run.tiles import SMALLEST_TILE_BYTES, Tile, tile_limit, tiles_of, whole
 from tierline.run.verify import CheckedTile, RowChecks, check_tile
-from tierline.units import format_bytes
 
 _SAMPLED_ROWS = 1024
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """What a run has to hold besides tiles: small tensors, the kernels' scratch, one row of each table."""
-
-    fixed_bytes: int
-    scratch_bytes: int
-    row_buffer_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        """All of it."""
-        return self.fixed_bytes + self.scratch_bytes + self.row_buffer_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +75,19 @@ class Planner:
         self._tables = tuple(t for t in tables if t not in self._order)
         for tensor in (*order, *tables):
             kernels.of(tensor)
-        self._needs = Needs(fixed_bytes, kernels.scratch_bytes, sum(map(row_buffer_bytes, tables)))
+        self._needs = needs_of(
+            self._order,
+            tables,
+            files,
+            fixed_bytes=fixed_bytes,
+            scratch_bytes=kernels.scratch_bytes,
+            slots=self._slots,
+        )
 
     @property
-    def least_bytes(self) -> int:
-        """The fewest bytes in which these weights can be held and streamed at all."""
-        _, units = self._cut(self._order, SMALLEST_TILE_BYTES)
-        return self._needs.total_bytes + smallest_capacity(units, slots=self._slots)
+    def needs(self) -> Needs:
+        """What has to be held besides tiles, and the fewest bytes in which it works at all."""
+        return self._needs
 
     def plan(self, allowed_bytes: int) -> WeightPlan:
         """Return the placement within `allowed_bytes`: everything pinned, or as much as staging leaves.
@@ -104,6 +95,7 @@ class Planner:
         A table is pinned only if all else is too: a pass reads a row of it. Raises BudgetError with the
         smallest workable number where staging and what must be held do not fit.
         """
+        self._needs.refuse_less(allowed_bytes)
         room_bytes = allowed_bytes - self._needs.total_bytes
         limit_bytes = tile_limit(room_bytes)
         for tensors, limit in (
@@ -115,7 +107,7 @@ class Planner:
             placement = place(units, room_bytes, slots=self._slots)
             if placement is not None and not (placement.streamed and len(tensors) > len(self._order)):
                 return self._weight_plan(placement, tiles)
-        raise self._too_little(allowed_bytes)
+        raise AssertionError("tiles cut as small as can be did not fit the least that they need")
 
     def _weight_plan(self, placement: Placement, tiles: tuple[Tile, ...]) -> WeightPlan:
         streamed = {unit.name for unit in placement.streamed}
@@ -141,16 +133,6 @@ class Planner:
     def _cut(self, tensors: Sequence[StoredTensor], limit_bytes: int) -> tuple[tuple[Tile, ...], list[Unit]]:
         tiles = tuple(tile for tensor in tensors for tile in tiles_of(tensor, limit_bytes))
         return tiles, [Unit(tile.name, place_bytes(self._files[tile.tensor.path], tile)) for tile in tiles]
-
-    def _too_little(self, allowed_bytes: int) -> BudgetError:
-        least = self.least_bytes
-        return BudgetError(
-            f"{format_bytes(allowed_bytes)} ({allowed_bytes:,} B) for weights is too little: streaming needs "
-            f"{format_bytes(least)} ({least:,} B): {format_bytes(self._needs.fixed_bytes)} of small tensors, "
-            f"{format_bytes(self._needs.scratch_bytes)} to expand blocks in, "
-            f"{format_bytes(self._needs.row_buffer_bytes)} for rows of tables, and staging for "
-            f"{self._slots} tiles. Give --resident {least}B or more"
-        )
 
 
 class Weights:
@@ -224,18 +206,3 @@ def read_whole(
         check_tile(whole(tensor), raw)
     columns = tensor.shape[-1] if tensor.shape else 1
     return kernel.expand(raw, prod(tensor.shape) // columns, columns).view(tensor.shape)
-
-
-def open_files(
-    paths: Iterable[Path], opener: Callable[[Path], DirectFile] = DirectFile
-) -> dict[Path, DirectFile]:
-    """Return the files open for direct reads; if one fails, the others are closed again."""
-    opened: dict[Path, DirectFile] = {}
-    try:
-        for path in paths:
-            opened[path] = opener(path)
-    except BaseException:
-        for file in opened.values():
-            file.close()
-        raise
-    return opened

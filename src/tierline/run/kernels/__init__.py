@@ -5,9 +5,10 @@ import torch
 from tierline.errors import InputError
 from tierline.models.packed_layout import INT4, INT8
 from tierline.models.stored import StoredTensor
-from tierline.run.kernels.blocks import CHUNK_ELEMENTS, BlockKernel, runnable_blocks
+from tierline.run.kernels.blocks import BlockKernel, runnable_blocks
 from tierline.run.kernels.kernel import DenseKernel, Kernel
-from tierline.run.kernels.packed import Int4Kernel, Int8Kernel, expanded_bytes
+from tierline.run.kernels.packed import Int4Kernel, Int8Kernel
+from tierline.run.scratch import CHUNK_ELEMENTS, expanded_bytes
 
 __all__ = ["DENSE_DTYPES", "Kernel", "Kernels"]
 

@@ -5,9 +5,7 @@ from torch.nn import functional
 from transformers.integrations.gguf.dequant import GGML_BLOCK, dequantize
 
 from tierline.formats.ggml import GgmlBlocks, ggml_blocks
-
-# 2 MiB of expanded fp32 at a time: larger chunks fall out of the cache, smaller ones pay more per call.
-CHUNK_ELEMENTS = 2**19
+from tierline.run.scratch import CHUNK_ELEMENTS
 
 
 def runnable_blocks() -> dict[str, GgmlBlocks]:

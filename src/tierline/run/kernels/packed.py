@@ -11,13 +11,11 @@ from torch.nn import functional
 
 from tierline.errors import InputError
 from tierline.models.packed_layout import CPU_KEY, GROUP, INT4, PANEL_ROWS_OF, SCALE_BYTES
-from tierline.models.stored import StoredTensor
+from tierline.run.scratch import CHUNK_ELEMENTS
 
 # Measured on two cores with AVX512, an 8192 x 2048 matrix, ms at 16 rows and at 128: int8 2.2 and 15.4, int4
 # 1.9 and 14.5, plain bf16 1.9 and 7.2. So from here on expanding and a plain product is the quicker way.
 WIDEST_PASS = 16
-EXPANDED_ELEMENTS = 2**19
-_EXPANDED_BYTES = 8  # of an element: its code twice, its value in fp32 and in bf16
 _BLOCK_ROWS = PANEL_ROWS_OF[INT4]
 _ALIGNMENT_BYTES = 16  # of int8 weights: passes of four rows and more crash on any other start
 _INNER_TILES = 1  # an argument that the CPU's packing asks for and ignores
@@ -31,13 +29,6 @@ def refuse_other_cpu(metadata: Mapping[str, object], path: Path) -> None:
             f"{path}: its int4 weights are packed for the kernels of {str(packed_for)[:40]}, and torch uses "
             f"those of {here} here: run `tierline pack` on this computer, from the original model"
         )
-
-
-def expanded_bytes(tensor: StoredTensor) -> int:
-    """Return the most bytes that a wide pass expands of `tensor` at once."""
-    columns = tensor.shape[1]
-    piece = max(EXPANDED_ELEMENTS, _BLOCK_ROWS * columns)
-    return _EXPANDED_BYTES * min(piece, tensor.panel_rows * columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +109,7 @@ def _int8_product(x: torch.Tensor, weights: torch.Tensor, scales: torch.Tensor) 
         product: torch.Tensor = torch.ops.aten._weight_int8pack_mm(x, weights, scales)  # noqa: SLF001
         return product
     # int8 is exact in bf16, so the scales can wait until after the product.
-    step = max(1, EXPANDED_ELEMENTS // weights.shape[1])
+    step = max(1, CHUNK_ELEMENTS // weights.shape[1])
     return _joined([functional.linear(x, w.to(x.dtype)) for w in weights.split(step)]) * scales
 
 
@@ -135,7 +126,7 @@ def _int4_pieces(packed: torch.Tensor, pairs: torch.Tensor) -> Iterator[torch.Te
     """Yield the rows of one panel expanded to bf16, a few of the kernel's blocks at a time."""
     rows, columns = packed.shape[0], packed.shape[1] * 2
     block = _block_rows()
-    step = max(1, EXPANDED_ELEMENTS // (block * columns)) * block
+    step = max(1, CHUNK_ELEMENTS // (block * columns)) * block
     whole = rows // block * block
     cuts = [*range(0, whole, step), whole, *([rows] if rows > whole else [])]
     for start, stop in pairwise(cuts):

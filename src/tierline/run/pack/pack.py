@@ -11,7 +11,7 @@ import torch
 from tierline.errors import FaultError, InputError
 from tierline.models.checkpoint import SINGLE_NAME, find_checkpoint
 from tierline.models.packed_layout import LAYOUT_KEY, is_packed
-from tierline.run.direct_io import DirectFile, Extract, anonymous_memory
+from tierline.run.direct_io import DirectFile, Extract, anonymous_memory, open_files
 from tierline.run.pack.companions import write_companions
 from tierline.run.pack.contents import PANEL_BYTES, WEIGHTS, Item, contents
 from tierline.run.pack.encode import Encoder
@@ -19,7 +19,7 @@ from tierline.run.pack.header import FilePlan, Panel, plan_file
 from tierline.run.pack.partial import PartialFile
 from tierline.run.source import Source
 from tierline.run.tiles import whole
-from tierline.run.weights import Progress, open_files
+from tierline.run.weights import Progress
 
 
 @dataclass(frozen=True, slots=True)
