@@ -6,6 +6,7 @@ from itertools import islice
 
 from tierline.formats.parse import parse_format, parse_weights
 from tierline.formats.precision import Precision
+from tierline.machines.machine import Machine
 from tierline.models.workload import Workload
 from tierline.plan.build import plan_with
 from tierline.plan.plan import Plan
@@ -57,9 +58,9 @@ def _faster(plan: Plan) -> Iterator[str]:
     if main is not None and main.name == "decode" and plan.workload.batch < _LARGER_BATCH:
         larger = rebuild(plan, workload=replace(plan.workload, batch=_LARGER_BATCH))
         changes.append((f"use --batch {_LARGER_BATCH}", larger))
-    before = _speed(plan)
+    before = speed(plan)
     for what, other in changes:
-        after = _speed(other)
+        after = speed(other)
         if other.fits and before and after and after > before * _WORTHWHILE:
             yield f"{what} ({_rate(other)})"
 
@@ -67,6 +68,7 @@ def _faster(plan: Plan) -> Iterator[str]:
 def rebuild(
     plan: Plan,
     *,
+    machine: Machine | None = None,
     workload: Workload | None = None,
     precision: Precision | None = None,
     resident_bytes: int | None = -1,
@@ -75,7 +77,7 @@ def rebuild(
     costing = plan.costing if precision is None else replace(plan.costing, precision=precision)
     return plan_with(
         plan.model,
-        plan.machine,
+        machine or plan.machine,
         workload or plan.workload,
         costing,
         resident_bytes=plan.resident_bytes if resident_bytes == -1 else resident_bytes,
@@ -139,18 +141,23 @@ def _kv_bits(plan: Plan) -> float:
     return float(plan.costing.precision.kv.bits_per_element)
 
 
-def _speed(plan: Plan) -> float | None:
-    """Return tokens (or passes) per second of the main phase."""
+def speed(plan: Plan) -> float | None:
+    """Return tokens per second of the main phase, or its passes where it makes none; None where not known."""
     main = plan.main_phase
     if main is None or not main.time_s:
         return None
     return main.tokens_per_s or main.passes / main.time_s
 
 
-def _rate(plan: Plan) -> str:
-    speed = _speed(plan)
-    if speed is None:
-        return "speed unknown"
+def speed_unit(plan: Plan) -> str:
+    """Return what `speed` counts."""
     main = plan.main_phase
-    unit = "tok/s" if main is not None and main.tokens_per_s else "passes/s"
-    return f"{speed:.3g} {unit}" if speed < 1 else f"{speed:,.1f} {unit}"
+    return "tok/s" if main is not None and main.tokens_per_s else "passes/s"
+
+
+def _rate(plan: Plan) -> str:
+    found = speed(plan)
+    if found is None:
+        return "speed unknown"
+    unit = speed_unit(plan)
+    return f"{found:.3g} {unit}" if found < 1 else f"{found:,.1f} {unit}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from tierline.errors import TierlineError
 from tierline.sim.demand import PassDemand
-from tierline.sim.pipeline import run
+from tierline.sim.pipeline import Pass, Pipeline, run
 from tierline.sim.schedule import PassPlan
 from tierline.sim.simulate import SimResult, simulate
 
@@ -33,38 +33,68 @@ class BreakEven:
     no_reload_capacity_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class StreamedPass:
+    """The last pass of a main phase, to be executed again at other rates of the slowest `link` that it uses.
+
+    `link_bytes` cross that link in a pass, which makes `tokens`; `strategy` is how they are streamed.
+    """
+
+    link: str
+    strategy: str
+    tokens: float
+    link_bytes: int
+    pipeline: Pipeline
+    steps: Pass
+
+    @property
+    def rate_bytes_per_s(self) -> float:
+        """The link's own rate."""
+        return self.pipeline.links[self.link].rate
+
+    def time_s(self, rate_bytes_per_s: float) -> float:
+        """Return what a pass takes, others like it before it, if the link had this rate."""
+        links = {**self.pipeline.links}
+        links[self.link] = replace(links[self.link], rate=rate_bytes_per_s)
+        ends = run(replace(self.pipeline, links=links), [self.steps] * _PASSES).ends
+        return float(ends[-1] - ends[-1 - len(self.steps.work)])
+
+
 def break_even(result: SimResult, wanted_tokens_per_s: float | None = None) -> BreakEven:
     """Return the break-even points of a simulation, or where it streams nothing of streaming everything."""
-    streaming = _streaming(result)
+    streamed = streamed_pass(result)
     capacity = result.schedule.whole_bytes
-    resident_s = _resident_s(result)
-    if streaming is None:
+    resident_s = resident_pass_s(result)
+    if streamed is None:
         return BreakEven(None, "", resident_s, None, wanted_tokens_per_s, None, capacity)
-    pipeline = streaming.pipeline
-    steps = _last(streaming).steps
-    paths = {name for f in steps.fetches if f is not None and f.cause != "rows" for name in f.path}
-    link = min(paths & set(pipeline.links), key=lambda name: pipeline.links[name].rate)
-
-    crossing = sum(f.traffic_bytes for f in steps.fetches if f is not None and link in f.path)
-
-    def pass_s(rate: float) -> float:
-        links = {**pipeline.links, link: replace(pipeline.links[link], rate=rate)}
-        ends = run(replace(pipeline, links=links), [steps] * _PASSES).ends
-        return float(ends[-1] - ends[-1 - len(steps.work)])
-
-    tokens = _last(streaming).demand.tokens
     wanted = None
-    if wanted_tokens_per_s is not None and tokens:
-        wanted = _least(pass_s, tokens / wanted_tokens_per_s, crossing)
+    if wanted_tokens_per_s is not None and streamed.tokens:
+        wanted = _least(streamed.time_s, streamed.tokens / wanted_tokens_per_s, streamed.link_bytes)
     return BreakEven(
-        link,
-        streaming.strategy,
+        streamed.link,
+        streamed.strategy,
         resident_s,
-        _least(pass_s, resident_s * _WITHIN, crossing),
+        _least(streamed.time_s, resident_s * _WITHIN, streamed.link_bytes),
         wanted_tokens_per_s,
         wanted,
         capacity,
     )
+
+
+def streamed_pass(result: SimResult) -> StreamedPass | None:
+    """Return the last pass of the main phase as it streams, or as it would if every weight were streamed.
+
+    None where there is no streaming to speak of.
+    """
+    streaming = _streaming(result)
+    if streaming is None:
+        return None
+    pipeline, last = streaming.pipeline, _last(streaming)
+    fetches = [f for f in last.steps.fetches if f is not None]
+    paths = {name for f in fetches if f.cause != "rows" for name in f.path}
+    link = min(paths & set(pipeline.links), key=lambda name: pipeline.links[name].rate)
+    crossing = sum(f.traffic_bytes for f in fetches if link in f.path)
+    return StreamedPass(link, streaming.strategy, last.demand.tokens, crossing, pipeline, last.steps)
 
 
 def _streaming(result: SimResult) -> SimResult | None:
@@ -84,7 +114,7 @@ def _last(result: SimResult) -> PassPlan:
     return [p for p in result.schedule.passes if p.demand.phase == result.main.name][-1]
 
 
-def _resident_s(result: SimResult) -> float:
+def resident_pass_s(result: SimResult) -> float:
     """Return what the last pass takes with every byte in the fast tier."""
     traversal: PassDemand = _last(result).demand
     rates = result.rates
