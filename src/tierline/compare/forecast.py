@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from tierline.compare.passes import LinkRate, Workload, passes_of, pipeline_of
-from tierline.run.engine import PREFILL_CHUNK_TOKENS
 from tierline.run.predict import Prediction
+from tierline.run.room import CHUNK_TOKENS
 from tierline.run.session import Prepared, Session
 from tierline.run.weights import WeightPlan
 from tierline.sim.events import timeline_events
@@ -53,7 +53,7 @@ def forecast(session: Session, prepared: Prepared) -> Forecast:
     prediction, steps = prepared.prediction, prepared.request.new - 1
     work = Workload(
         prompt_tokens=tokens,
-        prefill_passes=-(-tokens // PREFILL_CHUNK_TOKENS),
+        prefill_passes=-(-tokens // CHUNK_TOKENS),
         decode_passes=min(steps, max(_FEWEST_PASSES, _MOST_STEPS // (len(weights.plan.tiles) + 1))),
         prefill_s=session.engine.prompt_s(tokens),
         decode_s=prediction.compute_s,

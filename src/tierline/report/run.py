@@ -70,6 +70,12 @@ def run_summary(report: "RunReport") -> str:
             waited = format_seconds(report.stall_s_per_token)
             first += f"; compute waited {waited} per token for the {report.prediction.link}"
         lines.append(first)
+    if report.closest_choice is not None:
+        position, margin = report.closest_choice
+        lines.append(
+            f"checked guessed tokens; closest choice: token {position + 1}, {margin:.3g} between the first two "
+            "logits (a pass of one row may round otherwise where that is tiny)"
+        )
     if report.prediction.pace is not None:
         lines.append(pace_line(report.prediction.pace))
     return "\n".join(lines)

@@ -36,7 +36,6 @@ from tierline.run.verify import require_checksums
 from tierline.run.weights import Planner, Progress, Weights, read_whole
 from tierline.units import format_bytes
 
-PREFILL_CHUNK_TOKENS = 512
 _REHEARSED_STEPS = 8
 _REHEARSED_PIECE_BYTES = 2**21
 _SWITCH_INTERVAL_S = 5e-4  # a reader that has its bytes waits at most this long to ask for the next
@@ -164,7 +163,7 @@ class Engine:
         Everything but the products is rehearsed, products are timed on a tile of each kind.
         """
         ids = torch.zeros((1, tokens), dtype=torch.long)
-        chunk, chunks = min(tokens, PREFILL_CHUNK_TOKENS), tokens / min(tokens, PREFILL_CHUNK_TOKENS)
+        chunk = min(tokens, self._room.chunk_tokens)
         head = self.model.get_output_embeddings()
         last = next((m for n, m in self._matrices.items() if self.model.get_submodule(n) is head), None)
         self._rehearsal.on = True
@@ -176,7 +175,7 @@ class Engine:
                 products_s = measure_wide(self._matrices.values(), last, chunk, self._kernels.compute)
         finally:
             self._rehearsal.on = False
-        return overhead_s + chunks * products_s
+        return overhead_s + tokens / chunk * products_s
 
     def measured(self) -> Reading:
         """Return what was read so far for the steps that were taken, and how long who waited and worked."""
@@ -230,7 +229,7 @@ class Engine:
         held: the interpreter, the libraries, and the activations of one chunk of the prompt.
         """
         longest = (self.source.model.max_context or sys.maxsize) - _REHEARSED_STEPS - 1
-        tokens = max(1, min(room.prompt_tokens, self._chunk_tokens(room), longest))
+        tokens = max(1, min(room.prompt_tokens, room.chunk_tokens, longest))
         ids = torch.zeros((room.batch, tokens), dtype=torch.long)
         arrived: list[float] = []
         hook = self.model.register_forward_hook(lambda *_: arrived.append(perf_counter()))
@@ -282,7 +281,7 @@ class Engine:
                 self._matrices[name] = weights.matrix(stored)
         generation = self.model.generation_config
         if generation is not None and generation.prefill_chunk_size is None:
-            generation.prefill_chunk_size = PREFILL_CHUNK_TOKENS
+            generation.prefill_chunk_size = self._room.chunk_tokens
 
     def _guard(self, room: Room) -> None:
         """Refuse, under a memory budget, the token for which no room in the cache was kept."""

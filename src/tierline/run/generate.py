@@ -6,20 +6,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+from transformers import Cache, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
+from tierline.run.margins import Margins
 from tierline.run.meter import Reading
 from tierline.run.request import Request
 
 
 @dataclass(slots=True)
 class Answer:
-    """Tokens so far, when each arrived (seconds since the start) and what had been read by then."""
+    """Tokens so far; per pass how many came, when (seconds since the start), and what had been read by then.
+
+    `margins` is kept where guessed tokens are checked.
+    """
 
     token_ids: list[int] = field(default_factory=list)
+    pass_tokens: list[int] = field(default_factory=list)
     arrived_s: list[float] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
     text: str = ""
+    margins: Margins | None = None
 
 
 Meter = Callable[[], Reading]
@@ -53,10 +59,11 @@ class _Clock(TextStreamer):
         self._prompt_seen = False
 
     def put(self, value: torch.Tensor) -> None:
-        """Take the prompt once, then token by token."""
+        """Take the prompt once, then what each pass gave."""
         if self._prompt_seen:
             self._answer.readings.append(self._meter())
             self._answer.token_ids += value.reshape(-1).tolist()
+            self._answer.pass_tokens.append(value.numel())
             self._answer.arrived_s.append(time.perf_counter() - self._started_s)
         self._prompt_seen = True
         super().put(value)  # type: ignore[no-untyped-call]
@@ -87,6 +94,11 @@ def generate(
     choice: dict[str, Any] = (
         {"temperature": request.temperature, "top_p": request.top_p, "top_k": 0} if sampling else {}
     )
+    if request.speculate:
+        choice["prompt_lookup_num_tokens"] = request.speculate
+    if request.speculate and not sampling:
+        answer.margins = Margins(ids.shape[1])
+        choice["logits_processor"] = LogitsProcessorList([answer.margins])
     with torch.inference_mode():
         model.generate(  # type: ignore[operator]
             input_ids=ids,

@@ -6,6 +6,7 @@ from typing import Any
 
 from tierline.run.early import refuse_at_once
 from tierline.run.engine import Engine
+from tierline.run.room import Room
 from tierline.run.source import open_source
 from tierline.units import parse_bytes
 

@@ -27,8 +27,8 @@ class Prediction:
     """A decode step as planned: `compute_s`, and `read_bytes` over the disk alone at `read_bytes_per_s`.
 
     Reads run beside compute, so a step takes the longer of the two; `compute_s` includes what the reads take
-    of the processor. With `pace` the link is
-    another machine's.
+    of the processor. With `pace` the link is another machine's. `rows` are the tokens that a pass computes
+    with: one, and those that it checks as guesses.
     """
 
     compute_s: float
@@ -36,6 +36,7 @@ class Prediction:
     read_bytes_per_s: float | None
     peak_bytes: int
     pace: Pace | None = None
+    rows: int = 1
 
     @property
     def link(self) -> str:
@@ -102,8 +103,8 @@ def measure_link(staging: Staging | None, tiles: int) -> float | None:
             return (read_bytes - before) / (now_s - started_s)
 
 
-def measure_matrices(matrices: Iterable[Matrix], dtype: torch.dtype) -> float:
-    """Return the seconds that one token's products with all `matrices` take once their bytes are in memory.
+def measure_matrices(matrices: Iterable[Matrix], dtype: torch.dtype, rows: int = 1) -> float:
+    """Return the seconds that the products of `rows` tokens with all `matrices` take, all bytes in memory.
 
     Every pinned tile is used once to warm up and then for time, in rounds of which the median counts: what
     else this computer does now, it will do during the run. Streamed tiles are taken at the rate per byte of
@@ -114,7 +115,7 @@ def measure_matrices(matrices: Iterable[Matrix], dtype: torch.dtype) -> float:
     for stored in {m.tensor.format for m in matrices}:
         alike = [m for m in matrices if m.tensor.format == stored]
         homes = [(m, h) for m in alike for h in m.tiles if isinstance(h, PinnedTile)] or [_blank(alike[0])]
-        seconds = median([_products_s(homes, dtype) for _ in range(_ROUNDS)][1:])
+        seconds = median([_products_s(homes, dtype, rows) for _ in range(_ROUNDS)][1:])
         timed_bytes = sum(h.tile.footprint_bytes for _, h in homes)
         total_s += seconds / timed_bytes * sum(m.tensor.footprint_bytes for m in alike)
     return total_s

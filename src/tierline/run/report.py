@@ -16,12 +16,15 @@ class RunReport:
     `link_busy_fraction` is the part of decode in which a read was outstanding, `stall_fraction` that in which
     compute waited for one. Of a memory budget there are four numbers: allowed (None without --memory),
     reserved (the process without weights), projected before and measured after (the high-water mark of
-    resident memory).
+    resident memory). `tokens_per_pass` is more than 1 where guessed tokens were right; `closest_choice` is
+    then the generated token with the least distance between its logit and the next, and that distance: a
+    pass of one row may round it to another.
     """
 
     text: str
     token_ids: tuple[int, ...]
     tokens_per_s_steady: float | None
+    tokens_per_pass: float | None
     time_to_first_token_s: float | None
     read_bytes_per_token: float | None
     read_bytes_per_s: float | None
@@ -35,17 +38,31 @@ class RunReport:
     measured_bytes: int
     link_busy_fraction: float | None
     stall_fraction: float | None
+    closest_choice: tuple[int, float] | None
     prediction: Prediction
 
     @property
     def rows(self) -> tuple["Comparison", ...]:
         """The quantities that were planned, beside what was measured."""
         planned = self.prediction
+        link = Comparison(f"{planned.link} link rate", "B/s", planned.read_bytes_per_s, self.read_bytes_per_s)
+        memory = Comparison("peak memory", "B", planned.peak_bytes, self.measured_bytes)
+        if planned.rows == 1:
+            return (
+                Comparison("bytes read per token", "B", planned.read_bytes, self.read_bytes_per_token),
+                link,
+                Comparison("decode rate", "tok/s", planned.tokens_per_s, self.tokens_per_s_steady),
+                memory,
+            )
+        # How many guesses are right is known only afterwards; what a pass takes is known before.
+        tokens, rate, read = self.tokens_per_pass, self.tokens_per_s_steady, self.read_bytes_per_token
         return (
-            Comparison("bytes read per token", "B", planned.read_bytes, self.read_bytes_per_token),
-            Comparison(f"{planned.link} link rate", "B/s", planned.read_bytes_per_s, self.read_bytes_per_s),
-            Comparison("decode rate", "tok/s", planned.tokens_per_s, self.tokens_per_s_steady),
-            Comparison("peak memory", "B", planned.peak_bytes, self.measured_bytes),
+            Comparison("bytes read per pass", "B", planned.read_bytes, read and tokens and read * tokens),
+            link,
+            Comparison("passes", "/s", planned.tokens_per_s, rate and tokens and rate / tokens),
+            Comparison("tokens per pass", "", None, tokens),
+            Comparison("decode rate", "tok/s", None, rate),
+            memory,
         )
 
 
@@ -76,7 +93,8 @@ def make_report(
     measured_bytes: int,
 ) -> RunReport:
     """Return the report of a run that has come to its end."""
-    steps = len(answer.arrived_s) - 1
+    passes = len(answer.arrived_s) - 1
+    steps = sum(answer.pass_tokens[1:])  # tokens after the first pass, which the prompt's took
     decode_s = answer.arrived_s[-1] - answer.arrived_s[0] if steps > 0 else None
     first, last = (answer.readings[0], answer.readings[-1]) if steps > 0 else (Reading(), Reading())
     stall_s, busy_s = last.stall_s - first.stall_s, last.link_busy_s - first.link_busy_s
@@ -84,6 +102,7 @@ def make_report(
         text=answer.text,
         token_ids=tuple(answer.token_ids),
         tokens_per_s_steady=steps / decode_s if decode_s else None,
+        tokens_per_pass=steps / passes if passes > 0 else None,
         time_to_first_token_s=answer.arrived_s[0] if answer.arrived_s else None,
         read_bytes_per_token=(last.read_bytes - first.read_bytes) / steps if steps > 0 else None,
         read_bytes_per_s=_link_rate(weights),
@@ -97,6 +116,7 @@ def make_report(
         measured_bytes=measured_bytes,
         link_busy_fraction=busy_s / decode_s if decode_s else None,
         stall_fraction=stall_s / decode_s if decode_s else None,
+        closest_choice=None if answer.margins is None else answer.margins.least(len(answer.token_ids)),
         prediction=prediction,
     )
 

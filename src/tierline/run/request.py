@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from tierline.errors import InputError
 
+MOST_DRAFT_TOKENS = 64  # more rows than that are a prefill, not a guess
 _SEEDS = 2**63  # torch's generator takes a signed 64-bit seed
 
 
@@ -12,7 +13,9 @@ class Request:
     """A text and how to answer it: `raw` text goes in as it is, otherwise through the model's chat template.
 
     `new` is the most tokens to generate; `temperature` 0 is greedy, and then `top_p` and `seed` do nothing.
-    Raises InputError for a seed that no generator takes.
+    `speculate` is how many tokens each pass checks besides, guessed from what the text has already said
+    (prompt lookup; Saxena: Prompt Lookup Decoding, 2023). Raises InputError for a seed that no generator
+    takes.
     """
 
     text: str
@@ -21,6 +24,7 @@ class Request:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    speculate: int = 0
 
     def __post_init__(self) -> None:
         if not -_SEEDS <= self.seed < _SEEDS:

@@ -5,16 +5,18 @@ from dataclasses import dataclass
 from types import TracebackType
 
 import torch
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import Cache, DynamicCache, PreTrainedTokenizerBase
 
 from tierline.errors import InputError
-from tierline.run.engine import Engine, Room
+from tierline.run.engine import Engine
 from tierline.run.generate import Answer, Emit, chat_ids, generate, prompt_ids
+from tierline.run.kv.choice import KvChoice
 from tierline.run.pace import Pace, PacedFile, PacedLink
 from tierline.run.predict import Prediction, paced
 from tierline.run.process_memory import peak_resident_bytes, reset_peak
 from tierline.run.report import RunReport, make_report
 from tierline.run.request import Request
+from tierline.run.room import Room
 from tierline.run.source import Source
 from tierline.run.weights import Progress
 from tierline.trace import TraceEvent
@@ -32,8 +34,11 @@ class Session:
         keep_events: bool = False,
         pace: Pace | None = None,
         verify: bool = False,
+        kv: KvChoice | None = None,
     ) -> None:
         """With `pace`, the model is read at the rate of another machine's link.
+
+        `kv` is how the cache is kept, by default as computed and in memory.
 
         With `verify`, weights are held against the checksums of a packed file before they are used.
         """
@@ -48,6 +53,7 @@ class Session:
             opener=None if link is None else lambda path: PacedFile(path, link),
         )
         self.partial = Answer()
+        self._kv = kv or KvChoice()
         self._keep_events = keep_events
 
     def __enter__(self) -> "Session":
@@ -86,19 +92,23 @@ class Session:
                 f"a prompt of {ids.shape[1]:,} tokens and {request.new:,} new ones are more than the "
                 f"{longest:,} that {self.engine.source.path.name} was made for: shorten it, or lower --new"
             )
-        prediction = self._load(Room(prompt_tokens=ids.shape[1], new=request.new), progress)
+        room = Room(prompt_tokens=ids.shape[1], new=request.new, drafts=request.speculate, kv=self._kv)
+        prediction = self._load(room, progress)
         return Prepared(request, ids, prediction)
 
     def execute(self, prepared: "Prepared", emit: Emit) -> RunReport:
         """Run what was prepared; returns, emits and raises as `answer` does."""
-        return self._run(prepared.ids, prepared.request, prepared.prediction, emit, None)
+        cache = self.engine.new_cache()
+        return self._run(prepared.ids, prepared.request, prepared.prediction, emit, cache)
 
     def converse(self, context: int, progress: Progress) -> "Conversation":
         """Load the model for a conversation of at most `context` tokens and return it."""
         if not self.tokenizer.chat_template:
             raise InputError(f"{self.engine.source.path}: has no chat template, so it cannot converse")
         new = max(1, context // 4)
-        return Conversation(self, self._load(Room(max(1, context - new), new), progress), context)
+        return Conversation(
+            self, self._load(Room(max(1, context - new), new, kv=self._kv), progress), context
+        )
 
     def _load(self, room: Room, progress: Progress) -> Prediction:
         """Load the model; with a pace, the link's rate is predicted, not the one measured through it."""
@@ -113,7 +123,7 @@ class Session:
         request: Request,
         prediction: Prediction,
         emit: Emit,
-        cache: DynamicCache | None,
+        cache: Cache | None,
     ) -> RunReport:
         self.partial = Answer()
         if self._keep_events and not self.engine.recorder.on:
@@ -156,7 +166,7 @@ class Conversation:
         self._session, self._prediction, self._context = session, prediction, context
         self._turns: list[dict[str, str]] = []
         self._cached: list[int] = []
-        self._cache = DynamicCache(config=session.engine.model.config)
+        self._cache = session.engine.new_cache() or DynamicCache(config=session.engine.model.config)
 
     def say(self, request: Request, emit: Emit) -> RunReport:
         """Answer `request.text` as the next turn and return what it took.
