@@ -102,7 +102,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
     data_end = max(t.offset + t.footprint_bytes for t in read_gguf(path).tensors.values())
     for length in range(data_end):
         path.write_bytes(whole[:length])
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match="truncated"):
             read_gguf(path)
 
 
@@ -132,12 +132,12 @@ HOSTILE = {
     "big-endian": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "big-endian"),
     "2^60 tensors": (b"GGUF" + struct.pack("<IQQ", 3, HUGE, 0), "number of tensors is"),
     "2^60 keys": (b"GGUF" + struct.pack("<IQQ", 3, 0, HUGE), "number of metadata keys is"),
-    "more tensors than bytes": (b"GGUF" + struct.pack("<IQQ", 3, 65536, 0), "more than the file can hold"),
+    "more tensors than bytes": (b"GGUF" + struct.pack("<IQQ", 3, 65536, 0), "claims 65,536 tensors"),
     "long key": (build([struct.pack("<Q", HUGE)], []), "length of a metadata key"),
     "long text": (build([key("k", STRING, struct.pack("<Q", HUGE))], []), "length of metadata 'k'"),
     "2^60 numbers": (build([key("k", ARRAY, struct.pack("<IQ", U32, HUGE))], []), "number of elements"),
     "2^60 texts": (build([key("k", ARRAY, struct.pack("<IQ", STRING, HUGE))], []), "number of elements"),
-    "texts past the end": (build([key("k", ARRAY, struct.pack("<IQ", STRING, 50))], []), "claims 50 texts"),
+    "texts past the end": (build([key("k", ARRAY, struct.pack("<IQ", STRING, 50))], []), "claims 50 elements.*truncated"),
     "numbers past the end": (build([key("k", ARRAY, struct.pack("<IQ", U32, 40))], []), "truncated"),
     "a long text in a list": (
         build([key("k", ARRAY, struct.pack("<IQQ", STRING, 1, HUGE))], []), "truncated",

@@ -98,14 +98,23 @@ class _Header:
         except UnicodeDecodeError as error:
             raise InputError(f"{self.path}: {what} is not UTF-8: {raw[:40]!r}") from error
 
+    def expect(self, count: int, claim: str) -> None:
+        """Raise InputError, before anything is read, if fewer than `count` bytes are left of the file."""
+        left = self.file_bytes - self.position
+        if count > left:
+            raise InputError(
+                f"{self.path}: {claim}, at least {count:,} bytes, but {left:,} are left of the file: it is "
+                "truncated or no GGUF file"
+            )
+
     def skip_strings(self, count: int, what: str) -> None:
         """Step over `count` texts without building them: a vocabulary has hundreds of thousands."""
         self.strings += count
-        if self.strings > MAX_STRINGS or count * 8 > self.file_bytes - self.position:
+        if self.strings > MAX_STRINGS:
             raise InputError(
-                f"{self.path}: {what} claims {count:,} texts, more than the file holds or "
-                f"than the {MAX_STRINGS:,} that are read"
+                f"{self.path}: {what} claims {count:,} texts, more than the {MAX_STRINGS:,} that are read"
             )
+        self.expect(count * 8, f"{what} claims {count:,} texts")
         unpack = _U64.unpack_from
         position, buffer = self.position, self._buffer
         for _ in range(count):
@@ -160,8 +169,7 @@ def _read(header: _Header) -> Checkpoint:
         if key in metadata:
             raise InputError(f"{header.path}: the metadata key {key[:120]!r} occurs twice")
         metadata[key] = _value(header, f"metadata {key[:120]!r}")
-    if tensor_count * _SMALLEST_TENSOR_INFO > header.file_bytes - header.position:
-        raise InputError(f"{header.path}: claims {tensor_count:,} tensors, more than the file can hold")
+    header.expect(tensor_count * _SMALLEST_TENSOR_INFO, f"the header claims {tensor_count:,} tensors")
     infos = [_tensor_info(header) for _ in range(tensor_count)]
     alignment = _alignment(metadata, header.path)
     data_start = -(-header.position // alignment) * alignment
@@ -204,7 +212,8 @@ def _value(header: _Header, what: str) -> Scalar | StoredArray:
     if kind != _ARRAY:
         return _scalar(header, kind, what)
     element = int(header.number(_U32, f"the element type of {what}"))
-    count = header.count(_U64, f"the number of elements of {what}", header.file_bytes)
+    count = header.count(_U64, f"the number of elements of {what}", MAX_HEADER_BYTES)
+    header.expect(count, f"{what} claims {count:,} elements")
     array = StoredArray(element, count, header.path, header.position)
     if element == _STRING:
         header.skip_strings(count, what)
