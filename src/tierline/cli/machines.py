@@ -1,6 +1,7 @@
 """`tierline machines`: the machines that are known, and every number of one with where it is from."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -82,6 +83,12 @@ def _parts(machine: Machine) -> Iterator[RenderableType]:
     yield Text(shown(f"{machine.name}: {machine.title}"), style="bold")
     for link in machine.links:
         yield Text(f"  link {link.name}: {link.source} -> {link.target}")
+    if machine.devices:
+        kinds = Counter(device.machine.name for device in machine.devices)
+        yield Text(shown("  devices: " + ", ".join(f"{n} x {name}" for name, n in kinds.items())))
+    for join in machine.interconnects:
+        reach = "all devices" if join.group is None else f"{join.group} neighbours"
+        yield Text(f"  interconnect {join.name}: a {join.topology} that joins {reach}")
     if machine.shared_memory:
         yield Text("  links and compute share one memory's bandwidth")
     yield Text()

@@ -3,7 +3,7 @@
 from tierline.errors import InputError
 from tierline.machines.draft import COMPUTE_FORMATS, HOST, Draft
 from tierline.machines.links import derived, link_type
-from tierline.machines.machine import Compute, Link, Machine, Rate, Tier
+from tierline.machines.machine import Compute, Interconnect, Link, Machine, Rate, Tier
 from tierline.sourced import Sourced
 
 COMPUTE = "compute"
@@ -50,9 +50,23 @@ def _link(draft: Draft, name: str) -> Link:
             raise InputError(f"{draft.name}: link {name} ends at {end!r}, which is no tier; {fix}")
     if route.source == route.target:
         raise InputError(f"{draft.name}: link {name} goes from {route.source} to itself")
+    rate, latency = _way(draft, name, route.type)
+    return Link(name, route.source, route.target, rate, latency, draft.numbers.get(f"{name}.energy"))
+
+
+def interconnect(draft: Draft, name: str) -> Interconnect:
+    """Return the interconnect `name` of `draft`; raise InputError where it has no rate."""
+    join = draft.joins[name]
+    rate, latency = _way(draft, name, join.type)
+    energy = draft.numbers.get(f"{name}.energy")
+    return Interconnect(name, join.topology, rate, latency, energy, join.group)
+
+
+def _way(draft: Draft, name: str, type_name: str | None) -> tuple[Rate, Sourced | None]:
+    """Return the rate and latency of a link or an interconnect: its own numbers, else those of its type."""
     peak, sustained, latency = (draft.numbers.get(f"{name}.{f}") for f in ("peak", "sustained", "latency"))
-    if route.type is not None:
-        kind = link_type(route.type, draft.name)
+    if type_name is not None:
+        kind = link_type(type_name, draft.name)
         chosen = draft.numbers[f"{name}.{kind.parameter}"]
         lanes = draft.numbers.get(f"{name}.lanes")
         where = f"{draft.name}: {name}"
@@ -64,7 +78,7 @@ def _link(draft: Draft, name: str) -> Link:
     rate = _rate(draft, name, peak, sustained)
     if rate is None:
         raise InputError(f"{draft.name}: link {name} has no rate; give peak, sustained or a type")
-    return Link(name, route.source, route.target, rate, latency, draft.numbers.get(f"{name}.energy"))
+    return rate, latency
 
 
 def _rate(draft: Draft, name: str, peak: Sourced | None, sustained: Sourced | None) -> Rate | None:

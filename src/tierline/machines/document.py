@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tierline.machines.calibration import Calibration, Measured
-from tierline.machines.machine import Compute, Link, Machine, Rate, Tier
+from tierline.machines.machine import Compute, Interconnect, Link, Machine, Rate, Tier
 from tierline.machines.sources import references, source_keys
 from tierline.sourced import Sourced
 
@@ -23,8 +23,14 @@ def numbers(machine: Machine) -> Iterator[tuple[str, Sourced]]:
         yield from _known(unit.name, count=unit.count, clock=unit.clock_hz, energy=unit.energy_j_per_flop)
         for fmt, rate in unit.flop_per_s.items():
             yield from _rate(f"{unit.name}.{fmt}", rate, None)
+    for join in machine.interconnects:
+        yield from _rate(join.name, join.rate, join.latency_s)
+        yield from _known(join.name, energy=join.energy_j_per_byte)
     if machine.runtime_bytes is not None:
         yield "runtime", machine.runtime_bytes
+    others = {d.machine.name: d.machine for d in machine.devices if d.machine.tiers != machine.tiers}
+    for name, other in others.items():
+        yield from ((f"{name}.{path}", number) for path, number in numbers(other))
 
 
 def document(machine: Machine) -> Document:
@@ -37,6 +43,8 @@ def document(machine: Machine) -> Document:
         "tiers": [_tier(tier) for tier in machine.tiers],
         "links": [_link(link) for link in machine.links],
         "compute": [_compute(unit) for unit in machine.compute],
+        "devices": [{"name": d.name, "machine": d.machine.name} for d in machine.devices],
+        "interconnects": [_interconnect(join) for join in machine.interconnects],
         "runtime_bytes": _number(machine.runtime_bytes),
         "notes": list(machine.notes),
         "calibration": _calibration(machine.calibration) if machine.calibration else None,
@@ -86,14 +94,19 @@ def _tier(tier: Tier) -> Document:
 
 
 def _link(link: Link) -> Document:
+    return {"name": link.name, "from": link.source, "to": link.target, **_way(link)}
+
+
+def _interconnect(join: Interconnect) -> Document:
+    return {"name": join.name, "topology": join.topology, "group": join.group, **_way(join)}
+
+
+def _way(way: Link | Interconnect) -> Document:
     return {
-        "name": link.name,
-        "from": link.source,
-        "to": link.target,
-        "peak_bytes_per_s": _number(link.rate.peak),
-        "sustained_bytes_per_s": _number(link.rate.sustained),
-        "latency_s": _number(link.latency_s),
-        "energy_j_per_byte": _number(link.energy_j_per_byte),
+        "peak_bytes_per_s": _number(way.rate.peak),
+        "sustained_bytes_per_s": _number(way.rate.sustained),
+        "latency_s": _number(way.latency_s),
+        "energy_j_per_byte": _number(way.energy_j_per_byte),
     }
 
 

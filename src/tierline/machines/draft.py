@@ -39,10 +39,14 @@ MOST_DEVICES = 1024
 
 @dataclass(frozen=True, slots=True)
 class DeviceKind:
-    """Devices of one kind: another machine's name, and how many of it there are."""
+    """Devices of one kind: another machine's name, and how many of it there are.
+
+    `draft` is that machine, None for the first kind, which the machine itself then describes.
+    """
 
     machine: str
     count: int
+    draft: "Draft | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,8 @@ class Draft:
         """Return every path that can be set, numbers that are still missing included."""
         fields = {
             **dict.fromkeys(self.tiers, _TIER_FIELDS),
-            **{name: _link_fields(way.type) for name, way in {**self.links, **self.joins}.items()},
+            **{name: _link_fields(link.type) for name, link in self.links.items()},
+            **{name: _link_fields(join.type) for name, join in self.joins.items()},
             **dict.fromkeys(self.compute, _COMPUTE_FIELDS),
         }
         parts = [f"{name}.{field}" for name, known in fields.items() for field in known]
@@ -170,20 +175,6 @@ def compose(card: Draft, host: Draft) -> Draft:
     )
 
 
-def overlay(device: Draft, file: Draft) -> Draft:
-    """Return `device` with the parts that `file` names too replaced by those of `file`."""
-    own = {*file.tiers, *file.links, *file.compute}
-    kept = {path: n for path, n in device.numbers.items() if path.partition(".")[0] not in own}
-    return replace(
-        device,
-        host=file.host or device.host,
-        tiers=tuple(dict.fromkeys((*device.tiers, *file.tiers))),
-        links={**device.links, **file.links},
-        compute=tuple(dict.fromkeys((*device.compute, *file.compute))),
-        numbers={**kept, **{p: n for p, n in file.numbers.items() if p.partition(".")[0] not in file.joins}},
-    )
-
-
 def override(draft: Draft, settings: Sequence[str]) -> Draft:
     """Return `draft` with numbers replaced by `PATH=VALUE` settings (`host.capacity=48GiB`, `pcie.gen=3`).
 
@@ -260,8 +251,8 @@ class _Reader:
         parsers: Mapping[str, Parser],
     ) -> None:
         reject_unknown(entry, fields, f"{self.where}: {owner}")
-        for field, number in entry.items():
-            self.number(f"{owner}.{field}", number, parsers[field])
+        for name, number in entry.items():
+            self.number(f"{owner}.{name}", number, parsers[name])
 
     def route(self, link: str, entry: dict[str, object]) -> Route:
         ends = [self.text(entry, key) for key in ("from", "to")]

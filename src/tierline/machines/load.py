@@ -2,16 +2,15 @@
 
 import difflib
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from tierline.errors import InputError
-from tierline.machines.build import build
-from tierline.machines.devices import Single, build_devices
-from tierline.machines.draft import Draft, compose, override, read_draft
+from tierline.machines.devices import assemble, build_all, overlay, override_all
+from tierline.machines.draft import Draft, compose, read_draft
 from tierline.machines.machine import Machine
 from tierline.machines.sources import references
 
@@ -32,7 +31,7 @@ def load_machine(name_or_path: str, overrides: Sequence[str] = (), *, near: Path
     (`host.capacity=48GiB`, `pcie.gen=3`). `near` is a path on the disk that `this` measures, by default the
     user's cache directory. Raises InputError for an unknown name or path and a bad file.
     """
-    return build(override(load_draft(name_or_path, near=near), overrides))
+    return build_all(override_all(load_draft(name_or_path, near=near), overrides))
 
 
 def load_draft(name_or_path: str, *, near: Path | None = None) -> Draft:
@@ -41,14 +40,33 @@ def load_draft(name_or_path: str, *, near: Path | None = None) -> Draft:
     if not Path(name_or_path).is_file():
         card, plus, host_name = name_or_path.partition("+")
     draft = _read(card, near)
-    if plus and draft.host is None:
+    if plus and (draft.host is not None or draft.devices):
+        draft = replace(draft, host=host_name)
+    elif plus:
         raise InputError(f"{name_or_path}: {card} takes no host; drop +{host_name}")
-    if draft.host is not None:
-        host = _read(host_name if plus else draft.host, near)
-        if host.host is not None:
-            raise InputError(f"{name_or_path}: {host.name} is a card itself and cannot be a host")
-        draft = compose(draft, host)
-    return draft
+    if draft.devices:
+        return assemble(draft, [_device(kind.machine, draft, near) for kind in draft.devices])
+    return _in_host(draft, near)
+
+
+def _in_host(draft: Draft, near: Path | None) -> Draft:
+    """Return `draft` in the host that it names, as it is if it names none."""
+    if draft.host is None:
+        return draft
+    host = _read(draft.host, near)
+    if host.host is not None or host.devices:
+        raise InputError(f"{draft.name}+{host.name}: {host.name} is a card itself and cannot be a host")
+    return compose(draft, host)
+
+
+def _device(name: str, file: Draft, near: Path | None) -> Draft:
+    """Return one of the devices of `file`, in its host, with the parts that the file replaces."""
+    device = _read(name, near)
+    if device.devices:
+        raise InputError(f"{file.name}: {name} has devices of its own; name a machine that is a single one")
+    if file.host is not None and device.host is None:
+        raise InputError(f"{file.name}: {name} takes no host; leave host out")
+    return _in_host(overlay(device, file), near)
 
 
 def load_calibrated(near: Path) -> Machine | None:

@@ -1,13 +1,15 @@
 """Where a model is computed, as data: tiers of memory, links between them, compute units."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from tierline.errors import InputError, UnknownRateError
 from tierline.machines.calibration import Calibration
 from tierline.sourced import Sourced
 
 RateKind = Literal["sustained", "peak"]
+Topology = Literal["switch", "bus"]
+TOPOLOGIES: tuple[Topology, ...] = get_args(Topology)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +80,39 @@ class Compute:
 
 
 @dataclass(frozen=True, slots=True)
+class Interconnect:
+    """What joins devices. Through a `switch` every device sends and receives at `rate`, whatever the others
+    do; a `bus` carries `rate` for all of them together. One of it joins `group` neighbours, None: all.
+    """
+
+    name: str
+    topology: Topology
+    rate: Rate
+    latency_s: Sourced | None = None
+    energy_j_per_byte: Sourced | None = None
+    group: int | None = None
+
+    def joins(self, indices: tuple[int, ...]) -> bool:
+        """Return whether the devices at `indices` can all reach each other over it."""
+        return self.group is None or len({index // self.group for index in indices}) == 1
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One of the devices of a machine: what it is, as a machine of its own in the common host."""
+
+    name: str
+    machine: "Machine"
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """A machine: the first tier is the fast one that compute reads; `links` bring data to it from the others.
 
     `runtime_bytes` is memory that the runtime takes for itself in the fast tier (a CUDA context), None where
     unknown and irrelevant. `shared_memory` is True where links and compute share one memory's bandwidth.
-    `calibration` is what `tierline calibrate` measured beyond these numbers.
+    `calibration` is what `tierline calibrate` measured beyond these numbers. Where there are several
+    `devices`, joined by `interconnects`, tiers, links and compute are those of the first and its host.
     """
 
     name: str
@@ -95,6 +124,8 @@ class Machine:
     shared_memory: bool = False
     notes: tuple[str, ...] = ()
     calibration: Calibration | None = None
+    devices: tuple[Device, ...] = ()
+    interconnects: tuple[Interconnect, ...] = ()
 
     @property
     def fast(self) -> Tier:
