@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +10,6 @@ from tierline.cli import options
 from tierline.errors import InputError
 from tierline.plan.build import plan_with
 from tierline.scenario import scenario
-from tierline.sim.kernel import Discipline
 from tierline.sim.options import (
     DISCIPLINES,
     GRANULARITIES,
@@ -18,17 +17,10 @@ from tierline.sim.options import (
     POLICIES,
     STRATEGIES,
     THROUGH,
-    Granularity,
-    Instructions,
-    Options,
-    PolicyName,
-    Speculation,
-    Strategy,
-    Through,
-    one_of,
+    simulation_options,
 )
 from tierline.trace import chrome_trace
-from tierline.units import parse_bytes, parse_rate, parse_seconds
+from tierline.units import parse_bytes
 
 if TYPE_CHECKING:
     from tierline.sim.simulate import SimResult
@@ -83,6 +75,9 @@ PhaseStrategyOption = Annotated[
 SpeculateOption = Annotated[int, typer.Option(help="Draft tokens that each decode pass checks.")]
 AcceptOption = Annotated[float, typer.Option(help="Chance that a draft token is right.")]
 DraftTimeOption = Annotated[str, typer.Option(metavar="TIME", help="Compute time of one draft token.")]
+PassesOption = Annotated[
+    int | None, typer.Option(help="Only the last so many passes of each phase; all of them if not given.")
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of the random policy.")]
 WarmOption = Annotated[bool, typer.Option("--warm", help="Start with what is kept already in place.")]
 WantOption = Annotated[float | None, typer.Option(help="tok/s for which to find the link rate.")]
@@ -135,6 +130,7 @@ def simulate(
     speculate: SpeculateOption = 0,
     accept: AcceptOption = 0.0,
     draft_time: DraftTimeOption = "0s",
+    passes: PassesOption = None,
     seed: SeedOption = 0,
     warm: WarmOption = False,
     want: WantOption = None,
@@ -147,24 +143,27 @@ def simulate(
     Example: tierline simulate smolvlm2-256m --on nexys-video --weights mxfp8:block=8 --strategy layer-swap
     --phase decode --capacity 151MB --policy fifo
     """
-    asked_for = Options(
-        strategy=cast("Strategy", one_of(strategy, STRATEGIES, "--strategy")),
-        policy=None if policy is None else cast("PolicyName", one_of(policy, POLICIES, "--policy")),
-        capacity_bytes=None if capacity is None else parse_bytes(capacity),
-        granularity=cast("Granularity", one_of(granularity, GRANULARITIES, "--granularity")),
-        tile_bytes=parse_bytes(tile),
+    asked_for = simulation_options(
+        strategy=strategy,
+        policy=policy,
+        capacity=capacity,
+        granularity=granularity,
+        tile=tile,
         prefetch_depth=prefetch_depth,
         wrap=wrap,
         reads_in_flight=reads_in_flight,
-        discipline=cast("Discipline", one_of(link_sharing, DISCIPLINES, "--link-sharing")),
-        minimum_bytes=parse_bytes(minimum_transfer),
-        decompress_bytes_per_s=None if decompress is None else parse_rate(decompress),
+        link_sharing=link_sharing,
+        minimum_transfer=minimum_transfer,
+        decompress=decompress,
         dma_shared=dma_shared,
-        through=cast("Through", one_of(through, THROUGH, "--through")),
-        instructions=cast("Instructions", one_of(instructions, INSTRUCTIONS, "--instructions")),
-        phases=tuple(phase or ()),
-        phase_strategies=dict(_phase_strategy(text) for text in phase_strategy or ()),
-        speculation=_speculation(speculate, accept, draft_time),
+        through=through,
+        instructions=instructions,
+        phase=phase,
+        phase_strategy=phase_strategy,
+        speculate=speculate,
+        accept=accept,
+        draft_time=draft_time,
+        passes=passes,
         seed=seed,
         warm=warm,
     )
@@ -213,26 +212,11 @@ def _show(result: "SimResult", want: float | None, *, as_json: bool) -> None:
         print_simulation(result, points)
 
 
-def _speculation(tokens: int, accept: float, draft_time: str) -> Speculation | None:
-    if tokens:
-        return Speculation(tokens, accept, parse_seconds(draft_time))
-    if accept or parse_seconds(draft_time):
-        raise InputError("--accept and --draft-time do nothing without --speculate")
-    return None
-
-
 def _program_bytes(program: str, instructions: str) -> int:
     found = parse_bytes(program)
     if instructions == "streamed" and not found:
         raise InputError("--instructions streamed does nothing without --program")
     return found
-
-
-def _phase_strategy(text: str) -> tuple[str, Strategy]:
-    name, equals, strategy = text.partition("=")
-    if not equals:
-        raise InputError(f"--phase-strategy {text[:40]!r}: write PHASE=STRATEGY, such as prefill=host-stream")
-    return name, cast("Strategy", one_of(strategy, STRATEGIES, "--phase-strategy"))
 
 
 def _write(result: "SimResult", trace: Path | None, plot: Path | None) -> None:

@@ -1,12 +1,16 @@
 """What is asked of a model: how many sequences, tokens, images and denoising steps."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from tierline.errors import InputError
 
 DEFAULT_CONTEXT = 1024
 DEFAULT_NEW = 128
 MOST_TOKENS = 10**9
+
+# An int, or a numpy array of them.
+Count = Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +63,35 @@ class Workload:
         """
         if context is not None:
             _check_context(context, prompt_tokens, new)
-        if context is not None and prompt_tokens is not None and new is not None:
-            if context != prompt_tokens + new:
-                raise InputError(
-                    f"--context {context} is not --prompt-tokens {prompt_tokens} + --new {new} "
-                    f"= {prompt_tokens + new}: give two of the three"
-                )
-        elif context is not None and prompt_tokens is not None:
-            new = context - prompt_tokens
-        elif prompt_tokens is None:
-            context = DEFAULT_CONTEXT if context is None else context
-            new = min(DEFAULT_NEW, context // 2) if new is None else new
-            prompt_tokens = context - new
-        else:
-            new = DEFAULT_NEW if new is None else new
-        counts = {"batch": (batch, 1), "prompt-tokens": (prompt_tokens, 1), "new": (new, 0)}
+        three = context is not None and prompt_tokens is not None and new is not None
+        prompt, made = filled(prompt_tokens, new, context)
+        if three and context != prompt + made:
+            raise InputError(
+                f"--context {context} is not --prompt-tokens {prompt} + --new {made} "
+                f"= {prompt + made}: give two of the three"
+            )
+        counts = {"batch": (batch, 1), "prompt-tokens": (prompt, 1), "new": (made, 0)}
         counts |= {"images": (images, 0), "steps": (steps, 0), "source-tokens": (source_tokens, 0)}
         for name, (count, least) in counts.items():
             if not least <= count <= MOST_TOKENS:
                 raise InputError(f"--{name} {count}: want {least} to {MOST_TOKENS:,}")
-        assert prompt_tokens is not None  # noqa: S101 - the branches above set it
-        assert new is not None  # noqa: S101
-        return cls(batch, prompt_tokens, new, images, steps, source_tokens)
+        return cls(batch, prompt, made, images, steps, source_tokens)
+
+
+def filled(prompt_tokens: Count | None, new: Count | None, context: Count | None) -> tuple[Count, Count]:
+    """Return prompt tokens and new ones with whichever is missing filled in; arrays of them alike.
+
+    Where none is given, half of the context is new, at most `DEFAULT_NEW` tokens.
+    """
+    if prompt_tokens is not None:
+        if new is None:
+            new = DEFAULT_NEW if context is None else context - prompt_tokens
+        return prompt_tokens, new
+    context = DEFAULT_CONTEXT if context is None else context
+    if new is None:
+        half = context // 2
+        new = (half + DEFAULT_NEW - abs(half - DEFAULT_NEW)) // 2  # the smaller of the two
+    return context - new, new
 
 
 def _check_context(context: int, prompt_tokens: int | None, new: int | None) -> None:

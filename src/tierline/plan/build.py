@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from tierline.cost.activations import ActivationPolicy
+from tierline.cost.amount import Values
 from tierline.cost.costing import Costing
 from tierline.cost.footprint import Footprint, kv_cache_bytes, repacked_bytes, working_set_bytes
 from tierline.cost.logits import with_all_logits
@@ -72,7 +73,7 @@ def plan_with(
     if precision.keep:
         precision.check_selectors(selectors(model))
     weights = weigh(model, precision)
-    footprint = _footprint(model, machine, weights, workload, costing, program_bytes)
+    footprint = footprint_of(model, machine, weights, workload.values(), costing, program_bytes)
     main = main_phase(model, workload.values())
     allowed = allowed_bytes(machine.fast)
     room = max(0, allowed - footprint.others_bytes)
@@ -127,15 +128,15 @@ def compute_rate(machine: Machine, format_name: str) -> tuple[Rate | None, str]:
     )
 
 
-def _footprint(
+def footprint_of(
     model: Model,
     machine: Machine,
     weights: ModelWeights,
-    workload: Workload,
+    values: Values,
     costing: Costing,
     program_bytes: int,
 ) -> Footprint:
-    values = workload.values()
+    """Return what a workload of these `values` occupies: arrays of cache and activations where they are."""
     return Footprint(
         weights_bytes=weights.stored_bytes,
         tied_weights_bytes=weights.tied_bytes,

@@ -71,8 +71,8 @@ def plan_phase(phase: Phase, workload: Workload, setting: Setting) -> PhasePlan 
 def link_traffic(phase: Phase, cost: PhaseCost, setting: Setting) -> dict[str, Amount]:
     """Return the bytes that cross each link in all passes of `phase`, the port first.
 
-    They are arrays where `cost` has arrays. What is pinned crosses the port, what is streamed the links of its path; layers of a kind whose weights
-    are pinned to the same part are counted once, times their number.
+    They are arrays where `cost` has arrays. What is pinned crosses the port, what is streamed the links of
+    its path; layers of a kind whose weights are pinned to the same part count once, times their number.
     """
     if not setting.share:
         return {setting.port: cost.traffic_bytes}

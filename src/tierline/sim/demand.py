@@ -67,12 +67,17 @@ class Demand:
 
 
 def demand(
-    plan: Plan, names: Sequence[str], speculation: Speculation | None, tile_bytes: int | None = None
+    plan: Plan,
+    names: Sequence[str],
+    speculation: Speculation | None,
+    tile_bytes: int | None = None,
+    last: int | None = None,
 ) -> Demand:
     """Return what the phases called `names` (all if empty) ask for, pass by pass.
 
-    Decode passes each have their own context. Raises InputError for a phase that the plan lacks, and where
-    there would be more than 1,000,000 steps, of layers cut into tiles of `tile_bytes` if that is given.
+    Decode passes each have their own context; of each phase the `last` passes are made (None: all). Raises
+    InputError for a phase that the plan lacks, and where there would be more than 1,000,000 steps, of layers
+    cut into tiles of `tile_bytes` if that is given.
     """
     planned = [p.name for p in plan.phases]
     for name in names:
@@ -87,17 +92,21 @@ def demand(
         raise InputError(f"{plan.model.name}: nothing to simulate, because no phase of it is known")
     passes: list[PassDemand] = []
     for phase in phases:
-        _check_steps(phase, plan, weights, tile_bytes)
+        _check_steps(phase, plan, weights, tile_bytes, last)
         if speculation is not None and phase.name == "decode":
-            passes += _speculative(phase, plan, weights, costing, speculation)
+            made = list(_speculative(phase, plan, weights, costing, speculation))
+            passes += made if last is None else made[-last:]
         else:
-            passes += _plain(phase, plan, weights, costing)
+            passes += _plain(phase, plan, weights, costing, last)
     return Demand(plan, weights, phases, tuple(passes))
 
 
-def _check_steps(phase: Phase, plan: Plan, weights: ModelWeights, tile_bytes: int | None) -> None:
+def _check_steps(
+    phase: Phase, plan: Plan, weights: ModelWeights, tile_bytes: int | None, last: int | None
+) -> None:
     per_pass = sum(_steps_of(entry.weights, tile_bytes) for entry in weights.of(phase.components))
-    steps = phase.passes.evaluate(plan.workload.values()) * per_pass
+    count = phase.passes.evaluate(plan.workload.values())
+    steps = (count if last is None else min(count, last)) * per_pass
     if steps > _MOST_STEPS:
         larger = ", or larger tiles with --tile" if tile_bytes else ""
         raise InputError(
@@ -132,20 +141,29 @@ def _first_caching(plan: Plan) -> int:
     return min(caching, default=0)
 
 
-def _plain(phase: Phase, plan: Plan, weights: ModelWeights, costing: Costing) -> Iterator[PassDemand]:
+def _plain(
+    phase: Phase, plan: Plan, weights: ModelWeights, costing: Costing, last: int | None
+) -> Iterator[PassDemand]:
     workload = plan.workload.values()
     kinds = weights.kinds(phase.components)
     attends = [o.attention for kind, _ in kinds for o in kind.block.operations if o.attention]
     windows = {how.window for how in attends if how.window is not None}
     index = 0
-    for group in pass_groups(phase, workload, costing, windows):
+    groups = pass_groups(phase, workload, costing, windows)
+    skipped = 0 if last is None else max(0, sum(group.passes for group in groups) - last)
+    for group in groups:
+        if index + group.passes <= skipped:
+            index += group.passes
+            continue
         edges = {
             id(kind): tuple(
                 layer_pass(kind, phase, group.values(workload, first=f), costing) for f in (True, False)
             )
             for kind, _ in kinds
         }
-        for i in range(group.passes):
+        first = max(0, skipped - index)
+        index += first
+        for i in range(first, group.passes):
             share = (i, group.passes - 1)
             turns = tuple(_turns(phase, weights, edges, share, static=index == 0))
             yield PassDemand(phase.name, index, _tokens(phase, plan, group), _context(group, share), turns)

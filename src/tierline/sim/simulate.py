@@ -96,7 +96,7 @@ def simulate(plan: Plan, options: Options | None = None) -> SimResult:
     """
     options = options or Options()
     tile_bytes = options.tile_bytes if options.granularity == "tile" else None
-    asked = demand(plan, options.phases, options.speculation, tile_bytes)
+    asked = demand(plan, options.phases, options.speculation, tile_bytes, options.passes)
     if options.strategy == "auto" or "auto" in options.phase_strategies.values():
         options = _resolve(plan, options)
     _check(plan, options, [p.name for p in asked.phases])
