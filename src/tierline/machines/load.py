@@ -40,20 +40,19 @@ def load_draft(name_or_path: str, *, near: Path | None = None) -> Draft:
     if not Path(name_or_path).is_file():
         card, plus, host_name = name_or_path.partition("+")
     draft = _read(card, near)
-    if plus and (draft.host is not None or draft.devices):
-        draft = replace(draft, host=host_name)
-    elif plus:
-        raise InputError(f"{name_or_path}: {card} takes no host; drop +{host_name}")
     if draft.devices:
+        draft = replace(draft, host=host_name) if plus else draft
         return assemble(draft, [_device(kind.machine, draft, near) for kind in draft.devices])
-    return _in_host(draft, near)
+    if plus and draft.host is None:
+        raise InputError(f"{name_or_path}: {card} takes no host; drop +{host_name}")
+    return _in_host(draft, host_name or draft.host, near)
 
 
-def _in_host(draft: Draft, near: Path | None) -> Draft:
-    """Return `draft` in the host that it names, as it is if it names none."""
-    if draft.host is None:
+def _in_host(draft: Draft, host_name: str | None, near: Path | None) -> Draft:
+    """Return `draft` in the host of that name, as it is where there is none."""
+    if host_name is None:
         return draft
-    host = _read(draft.host, near)
+    host = _read(host_name, near)
     if host.host is not None or host.devices:
         raise InputError(f"{draft.name}+{host.name}: {host.name} is a card itself and cannot be a host")
     return compose(draft, host)
@@ -66,7 +65,8 @@ def _device(name: str, file: Draft, near: Path | None) -> Draft:
         raise InputError(f"{file.name}: {name} has devices of its own; name a machine that is a single one")
     if file.host is not None and device.host is None:
         raise InputError(f"{file.name}: {name} takes no host; leave host out")
-    return _in_host(overlay(device, file), near)
+    device = overlay(device, file)
+    return _in_host(device, device.host, near)
 
 
 def load_calibrated(near: Path) -> Machine | None:
