@@ -63,7 +63,7 @@ def shown(text: str) -> str:
 
 
 def _parts(plan: Plan) -> Iterator[RenderableType]:
-    yield Text(shown(f"{plan.model.name} on {plan.machine.name}: {_verdict(plan)}"), style="bold")
+    yield Text(shown(f"{plan.model.name} on {plan.machine.name}: {verdict(plan)}"), style="bold")
     yield Text(shown(_scenario(plan)), style="dim")
     yield Text()
     yield _footprint_table(plan)
@@ -83,7 +83,8 @@ def _parts(plan: Plan) -> Iterator[RenderableType]:
     yield from (Text(f"note: {shown(note)}", style="dim") for note in plan.notes)
 
 
-def _verdict(plan: Plan) -> str:
+def verdict(plan: Plan) -> str:
+    """Return whether it fits, and by how much not, in a line."""
     fast = plan.tiers[0]
     need, allowed = format_bytes(plan.footprint.total_bytes), format_bytes(fast.allowed_bytes)
     if plan.fits:
