@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tierline.errors import InputError
-from tierline.report.figures.figure import Bars, Chart, Dash, Figure, Lanes, Marker, Paint
+from tierline.report.figures.figure import Bar, Bars, Chart, Dash, Figure, Lanes, Marker, Paint
 from tierline.report.tables import shown
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _canvas(figure: Figure) -> "Canvas":
 
         return draw_chart(figure)
     if isinstance(figure, Bars):
-        canvas = Canvas(figsize=(7.4, 1.5 + 0.55 * len(figure.bars)), layout="constrained")
+        canvas = Canvas(figsize=(7.4, 1.3 + 0.52 * len(figure.bars)), layout="constrained")
         _bars(canvas.subplots(), figure)
     else:
         rows = sum(len(group.lanes) for group in figure.groups) + len(figure.groups) - 1
@@ -84,8 +84,7 @@ def _bars(axes: "Axes", figure: Bars) -> None:
                     middle, row, text(segment.name), ha="center", va="center", fontsize=7, bbox=_paper()
                 )
             left += segment.value
-        if bar.limit is not None:
-            _limit(axes, row, bar.limit, high, scale, bar.limit_label)
+        _limit(axes, row, bar, high, scale)
     axes.set_yticks(range(len(figure.bars)), [text(bar.name) for bar in figure.bars])
     axes.set(xlabel=text(figure.axis.label), xlim=(0, high / scale))
     axes.invert_yaxis()
@@ -96,14 +95,14 @@ def _bars(axes: "Axes", figure: Bars) -> None:
     figure_of(axes).legend(list(named.values()), [text(name) for name in named], **legend)
 
 
-def _limit(axes: "Axes", row: int, limit: float, high: float, scale: float, label: str) -> None:
-    """Draw what a bar may reach; where it is beyond the axis, an arrow says so."""
-    beyond = limit > high
-    at = min(limit, high) / scale
-    if not beyond:
-        axes.plot([at, at], [row - 0.38, row + 0.38], color=_INK["ink"], linewidth=1.8, clip_on=False)
-    end = f"{label} \N{RIGHTWARDS ARROW}" if beyond else label
-    axes.text(at, row - 0.4, text(end), ha="right", va="bottom", fontsize=7)
+def _limit(axes: "Axes", row: int, bar: Bar, high: float, scale: float) -> None:
+    """Draw what a bar may reach, or say by an arrow that it is beyond the axis; write its label."""
+    beyond = bar.limit is not None and bar.limit > high
+    if bar.limit is not None and not beyond:
+        at = bar.limit / scale
+        axes.plot([at, at], [row - 0.27, row + 0.27], color=_INK["ink"], linewidth=2.2, clip_on=False)
+    label = f"{bar.label} \N{RIGHTWARDS ARROW}" if beyond else bar.label
+    axes.text(high / scale, row - 0.3, text(label), ha="right", va="bottom", fontsize=7)
 
 
 def _lanes(axes: "Axes", figure: Lanes) -> None:
@@ -123,7 +122,8 @@ def _lanes(axes: "Axes", figure: Lanes) -> None:
             row += 1
         row += 1
     axes.set_yticks(ticks, names)
-    axes.set(xlabel=text(figure.axis.label), xlim=(0, None))
+    ends = [s.end_s for group in figure.groups for lane in group.lanes for s in lane.spans]
+    axes.set(xlabel=text(figure.axis.label), xlim=(0, max(ends, default=1.0) / scale))
     axes.invert_yaxis()
     axes.set_title(text(figure.title), loc="left")
     axes.grid(visible=True, axis="x", linewidth=0.4, color="#d0d0d0")

@@ -3,7 +3,7 @@
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from tierline.report.figures.draw import dash, ink, marker, text
+from tierline.report.figures.draw import dash, figure_of, ink, marker, text
 from tierline.report.figures.figure import Axis, Chart, Rule, Series
 
 if TYPE_CHECKING:
@@ -13,14 +13,15 @@ if TYPE_CHECKING:
 _PLACE = (0.095, 0.115, 0.55, 0.815)
 _KEY_LETTERS = 40
 _CROWDED, _LEVELS = 0.045, 4
+_FEW_DECADES = 1e3
 
 
 def draw_chart(chart: Chart) -> "Canvas":
-    """Return the chart with its legend and key to the right of it."""
+    """Return the chart with its legend below it, or if it has a key, with both to the right of it."""
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(7.4, 4.4))
-    axes = canvas.add_axes(_PLACE)
+    canvas = Canvas(figsize=(7.4, 4.4), layout=None if chart.key else "constrained")
+    axes = canvas.add_axes(_PLACE) if chart.key else canvas.subplots()
     _frame(axes, chart)
     stacked: list[float] = []
     for series in chart.series:
@@ -30,6 +31,8 @@ def draw_chart(chart: Chart) -> "Canvas":
             stacked = _area(axes, series, chart, stacked)
         else:
             _line(axes, series, chart)
+    _limits(axes, chart)
+    _tags(axes, chart)
     for rule in chart.rules:
         _rule(axes, rule, chart)
     _keys(axes, chart)
@@ -37,19 +40,28 @@ def draw_chart(chart: Chart) -> "Canvas":
 
 
 def _frame(axes: "Axes", chart: Chart) -> None:
-    from matplotlib.ticker import NullFormatter
-
-    for axis, drawn, name in ((chart.x, axes.xaxis, "x"), (chart.y, axes.yaxis, "y")):
-        if axis.log:
-            axes.set(**{f"{name}scale": "log"})
-            drawn.set_minor_formatter(NullFormatter())
-        low, high = _shown(axis.low, axis), _shown(axis.high, axis)
-        axes.set(**{f"{name}lim": (low if low is not None or axis.log else 0, high)})
+    axes.set(xscale="log" if chart.x.log else "linear", yscale="log" if chart.y.log else "linear")
     axes.set_xlabel(text(chart.x.label))
     axes.set_ylabel(text(chart.y.label))
     axes.set_title(text(chart.title), loc="left")
     axes.grid(visible=True, which="major", linewidth=0.4, color="#d0d0d0")
     axes.set_axisbelow(True)
+
+
+def _limits(axes: "Axes", chart: Chart) -> None:
+    """Set the limits that the axes ask for, others by what is drawn; ticks are plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    for axis, drawn, name in ((chart.x, axes.xaxis, "x"), (chart.y, axes.yaxis, "y")):
+        low, high = _shown(axis.low, axis), _shown(axis.high, axis)
+        axes.set(**{f"{name}lim": (low if low is not None or axis.log else 0, high)})
+        if axis.log:
+            least, most = sorted(drawn.get_view_interval())
+            subs = (1.0, 2.0, 5.0) if most / least < _FEW_DECADES else (1.0,)
+            drawn.set_major_locator(LogLocator(subs=subs))
+            drawn.set_minor_formatter(NullFormatter())
+        if axis.log or (axis.high or 0) / axis.scale >= 1000:
+            drawn.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 
 
 def _shown(value: float | None, axis: Axis) -> float | None:
@@ -83,7 +95,6 @@ def _area(axes: "Axes", series: Series, chart: Chart, below: list[float]) -> lis
 
 
 def _points(axes: "Axes", series: Series, chart: Chart) -> None:
-    """Draw points; tags that would lie on one another step down."""
     xs, ys = _spots(series, chart)
     colour = ink(series.colour)
     axes.plot(
@@ -92,17 +103,27 @@ def _points(axes: "Axes", series: Series, chart: Chart) -> None:
         markeredgecolor="white" if series.filled else colour, markeredgewidth=0.6 if series.filled else 1.1,
         label=text(series.name) if series.in_legend else "_",
     )  # fmt: skip
-    last, level = -1.0, 0
-    for x, y, tag in zip(xs, ys, series.tags, strict=False):
-        place = axes.transAxes.inverted().transform(axes.transData.transform((x, y)))[0]
-        level = (level + 1) % _LEVELS if place - last < _CROWDED else 0
-        last = place
-        side = 0 if series.filled else 1
-        away = (side * (6 + 8 * level), -1 if side else -5 - 8 * level)
-        axes.annotate(
-            text(tag), (x, y), xytext=away, textcoords="offset points", ha="left" if side else "center",
-            va="top", fontsize=7, color=colour, zorder=5,
-        )  # fmt: skip
+
+
+def _tags(axes: "Axes", chart: Chart) -> None:
+    """Write the tags of points: below filled ones, beside hollow ones; those of a colour step aside."""
+    tagged: dict[str, list[tuple[float, float, str, bool]]] = {}
+    for series in chart.series:
+        if series.kind == "points":
+            spots = zip(*_spots(series, chart), series.tags, strict=False)
+            tagged.setdefault(ink(series.colour), []).extend((*spot, series.filled) for spot in spots)
+    for i, (colour, members) in enumerate(tagged.items()):
+        last, level = -1.0, 0
+        for x, y, tag, below in sorted(members):
+            place = axes.transAxes.inverted().transform(axes.transData.transform((x, y)))[0]
+            level = (level + 1) % _LEVELS if place - last < _CROWDED else 0
+            last = place
+            side = 0 if below else 1 - 2 * (i % 2)
+            away = (side * (6 + 8 * level), -side if side else -5 - 8 * level)
+            align: dict[str, Any] = {"va": "bottom" if side < 0 else "top"}
+            align["ha"] = {0: "center", 1: "left", -1: "right"}[side]
+            look: dict[str, Any] = {"fontsize": 7, "color": colour, "zorder": 5}
+            axes.annotate(text(tag), (x, y), xytext=away, textcoords="offset points", **look, **align)
 
 
 def _rule(axes: "Axes", rule: Rule, chart: Chart) -> None:
@@ -111,8 +132,16 @@ def _rule(axes: "Axes", rule: Rule, chart: Chart) -> None:
     if rule.axis == "x":
         at = rule.at / chart.x.scale
         axes.axvline(at, zorder=3, **style)
-        axes.text(at, 0.98, text(rule.label), transform=axes.get_xaxis_transform(), rotation=90, ha="right",
-                  va="top", **where)  # fmt: skip
+        axes.text(
+            at,
+            0.98,
+            text(rule.label),
+            transform=axes.get_xaxis_transform(),
+            rotation=90,
+            ha="right",
+            va="top",
+            **where,
+        )
     else:
         at = rule.at / chart.y.scale
         axes.axhline(at, zorder=3, **style)
@@ -136,12 +165,15 @@ def _keys(axes: "Axes", chart: Chart) -> None:
             )
         )  # fmt: skip
     handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0)}
-        if chart.key:
-            place = {"loc": "lower left", "bbox_to_anchor": (1.02, 0.0)}
-        wrapped = ["\n".join(textwrap.wrap(label, _KEY_LETTERS)) for label in labels]
-        axes.legend(handles, wrapped, title=text(chart.legend_title), **place, **beside)
+    if not handles:
+        return
+    wrapped = ["\n".join(textwrap.wrap(label, _KEY_LETTERS)) for label in labels]
+    title = text(chart.legend_title)
+    if chart.key:
+        axes.legend(handles, wrapped, title=title, loc="lower left", bbox_to_anchor=(1.02, 0.0), **beside)
+    else:
+        below: dict[str, Any] = {"frameon": False, "ncols": min(4, len(handles)), "alignment": "left"}
+        figure_of(axes).legend(handles, wrapped, title=title, loc="outside lower left", **below)
 
 
 def _sign(name: Any, *, filled: bool) -> Any:  # noqa: ANN401 - a marker, and matplotlib's line with it

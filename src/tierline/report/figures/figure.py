@@ -53,12 +53,12 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """Segments in a row from 0; `limit` is what they may reach, None without one. `limit_label` names it."""
+    """Segments in a row from 0; `label` says how much that is, `limit` what they may reach, if anything."""
 
     name: str
     segments: tuple[Segment, ...]
     limit: float | None = None
-    limit_label: str = ""
+    label: str = ""
 
     @property
     def total(self) -> float:
@@ -73,7 +73,6 @@ class Bars:
     title: str
     axis: Axis
     bars: tuple[Bar, ...]
-    limit_name: str = "allowed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Colours `ink`, `faint`, `grid` and `page` are left as words: `assets/figures.js`
 values. Texts are escaped, since plotly reads some HTML in them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -13,6 +13,7 @@ from tierline.report.tables import shown
 
 Json = dict[str, Any]
 _BAR_PX, _LANE_PX, _EDGES_PX, _CHART_PX = 64, 26, 150, 440
+_FEW_DECADES = 1e3
 _LINE_HOVER = "%{fullData.name}<extra></extra>"
 
 
@@ -45,35 +46,40 @@ def _bars(figure: Bars) -> Json:
                 "marker": _marker_of(paint),
             }
         )
-    marks = [mark for i, bar in enumerate(figure.bars) for mark in _limit(figure, bar, i)]
     layout = _layout(figure.title, _EDGES_PX + _BAR_PX * len(names))
     layout |= {
         "barmode": "stack",
-        "bargap": 0.45,
+        "bargap": 0.5,
         "xaxis": _axis(figure.axis),
         "yaxis": _names_axis(names),
-        "shapes": [mark["shape"] for mark in marks if "shape" in mark],
-        "annotations": [mark["annotation"] for mark in marks],
+        "shapes": [line for i, bar in enumerate(figure.bars) if (line := _limit(figure, bar, i))],
+        "annotations": [_label(figure, bar, i) for i, bar in enumerate(figure.bars) if bar.label],
     }
     return {"data": data, "layout": layout}
 
 
-def _limit(figure: Bars, bar: Bar, place: int) -> Iterator[Json]:
-    """Yield the line of what a bar may reach, or an arrow where it is beyond the axis, and its label."""
-    if bar.limit is None:
-        return
-    high = figure.axis.high or bar.limit
-    inside = bar.limit <= high
-    at = min(bar.limit, high) / figure.axis.scale
-    label = {
-        "text": _text(bar.limit_label if inside else f"{bar.limit_label} \N{RIGHTWARDS ARROW}"),
-        "x": at, "y": place, "yshift": 28, "xanchor": "right", "showarrow": False, "font": {"color": "ink"},
-    }  # fmt: skip
-    shape = {
-        "type": "line", "x0": at, "x1": at, "y0": place - 0.45, "y1": place + 0.45,
-        "line": {"color": "ink", "width": 2},
-    }  # fmt: skip
-    yield {"annotation": label, "shape": shape} if inside else {"annotation": label}
+def _limit(figure: Bars, bar: Bar, place: int) -> Json | None:
+    """Return the line of what a bar may reach; None where it may reach anything, or more than is drawn."""
+    if bar.limit is None or bar.limit > (figure.axis.high or bar.limit):
+        return None
+    at = bar.limit / figure.axis.scale
+    ends = {"x0": at, "x1": at, "y0": place - 0.45, "y1": place + 0.45}
+    return {"type": "line", **ends, "line": {"color": "ink", "width": 3}}
+
+
+def _label(figure: Bars, bar: Bar, place: int) -> Json:
+    """Return what stands above the end of a bar's row; an arrow where its limit is beyond the axis."""
+    beyond = bar.limit is not None and bar.limit > (figure.axis.high or bar.limit)
+    return {
+        "text": _text(f"{bar.label} \N{RIGHTWARDS ARROW}" if beyond else bar.label),
+        "x": 1,
+        "xref": "paper",
+        "xanchor": "right",
+        "y": place - 0.28,
+        "yanchor": "bottom",
+        "showarrow": False,
+        "font": {"color": "ink", "size": 11},
+    }
 
 
 def _chart(figure: Chart) -> Json:
@@ -198,7 +204,7 @@ def _axis(axis: Axis) -> Json:
     made: Json = {"title": {"text": _text(axis.label)}, "gridcolor": "grid", "linecolor": "ink"}
     made |= {"zeroline": False, "automargin": True}
     if axis.log:
-        made |= {"type": "log", "exponentformat": "power", "dtick": 1}
+        made |= {"type": "log", "dtick": _ticks(axis), "tickformat": ",~g"}
     else:
         made["rangemode"] = "tozero"
     limits: Sequence[float | None] = (axis.low, axis.high)
@@ -207,6 +213,12 @@ def _axis(axis: Axis) -> Json:
         if axis.low is None and not axis.log:
             made["range"][0] = 0
     return made
+
+
+def _ticks(axis: Axis) -> int | str:
+    """Return plotly's step between ticks of a logarithmic axis: 1, 2, 5 where there are few decades."""
+    few = axis.low and axis.high and axis.high / axis.low < _FEW_DECADES
+    return "D2" if few else 1
 
 
 def _layout(title: str, height: int) -> Json:

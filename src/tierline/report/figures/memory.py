@@ -54,6 +54,11 @@ def amount(count: int) -> str:
     return f"{count:,} B ({format_bytes(count)})"
 
 
+def used_of(used_bytes: int, allowed_bytes: int) -> str:
+    """Return how much of what is allowed is used, in words."""
+    return f"{format_bytes(used_bytes)} of {format_bytes(allowed_bytes)} allowed"
+
+
 def _bar(plan: Plan, tier: TierUse) -> Bar:
     residency = plan.residency
     segments: list[Segment] = []
@@ -68,8 +73,7 @@ def _bar(plan: Plan, tier: TierUse) -> Bar:
     if tier.name == residency.home:
         streamed = (*residency.placement.streamed, *residency.spare_streamed)
         segments += _components(plan, streamed, streamed=True)
-    used, allowed = format_bytes(tier.used_bytes), format_bytes(tier.allowed_bytes)
-    return Bar(tier.name, tuple(segments), tier.allowed_bytes, f"{used} of {allowed}")
+    return Bar(tier.name, tuple(segments), tier.allowed_bytes, used_of(tier.used_bytes, tier.allowed_bytes))
 
 
 def _components(plan: Plan, units: Sequence[Unit], *, streamed: bool) -> Iterator[Segment]:
