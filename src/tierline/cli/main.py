@@ -1,13 +1,17 @@
 """The command line: one verb per file, each imported when it is used, so that --help is instant."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-
-import typer
+from typing import TYPE_CHECKING
 
 from tierline.errors import TierlineError
 
+if TYPE_CHECKING:
+    import typer
+
+_INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
 # Verb -> what it is for, in a line. The function is the one of that name in tierline.cli.VERB.
 VERBS = {
     "plan": "Does it fit, where does every byte live, how fast can it go at best?",
@@ -25,8 +29,35 @@ VERBS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 when the question was answered, 2 when the input has to be mended."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    """Run the command line and exit: 0 when the question was answered, 2 when the input has to be mended.
+
+    Without `arguments` the process is the command line's own, and ends without its libraries' taking
+    themselves apart: torch's take seconds for that, and everything of ours has been closed by then.
+    """
+    try:
+        _obey(sys.argv[1:] if arguments is None else list(arguments))
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:
+            sys.stderr.write("\ntierline: interrupted\n")
+        if arguments is not None or "torch" not in sys.modules:
+            raise
+        _leave(ended.code)
+
+
+def _leave(code: str | int | None) -> None:
+    """End the process with `code` as the interpreter would, but at once."""
+    if not isinstance(code, int):
+        sys.stderr.write(f"{code}\n" if code else "")
+        code = 1 if code else 0
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _obey(arguments: Sequence[str]) -> None:
+    """Run the verb that `arguments` name; raise SystemExit."""
     verb = next((a for a in arguments if not a.startswith("-")), "")
     try:
         _app(verb)(arguments, prog_name="tierline")
@@ -38,12 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"tierline: {where}{error.strerror or error}\n")
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.stderr.write("\ntierline: interrupted\n")
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
 
 
-def _app(verb: str) -> typer.Typer:
+def _app(verb: str) -> "typer.Typer":
     """Return the application with `verb` imported and the others by name only."""
+    import typer
+
     app = typer.Typer(
         help="Plan, simulate and run transformers that are bigger than the fast memory they have.",
         no_args_is_help=True,
