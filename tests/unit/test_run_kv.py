@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from transformers import Cache, DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedConfig
 
 from tierline.errors import BudgetError, FaultError, InputError
+from tierline.run.kv.cache import make_cache
 from tierline.run.kv.choice import KvChoice, kv_format
-from tierline.run.kv.codec import Int8
+from tierline.run.kv.codec import AsComputed, Int8
 from tierline.run.kv.disk import KvDisk
-from tierline.run.kv.disk_rows import block_tokens
+from tierline.run.kv.rows import block_tokens
 
 CONFIG = LlamaConfig(
     vocab_size=101,
@@ -47,7 +48,7 @@ def disk(tmp_path: Path) -> Iterator[KvDisk]:
 def _cache(
     choice: KvChoice, disk: KvDisk | None, tokens: int = 256, config: PreTrainedConfig = CONFIG
 ) -> Cache:
-    return choice.make_cache(config, tokens=tokens, dtype=torch.float32, disk=disk)
+    return make_cache(choice, config, tokens=tokens, dtype=torch.float32, disk=disk)
 
 
 @torch.inference_mode()
@@ -84,7 +85,7 @@ def test_a_cache_as_computed_gives_the_same_bits_wherever_it_is(
     if not offloaded:  # the default choice makes transformers' own layers; ask for ours
         ours = _cache(KvChoice(format="int8:channel"), None)
         for layer in ours.layers:
-            layer._codec = KvChoice()._codec(torch.float32)  # type: ignore[union-attr]
+            layer._codec = AsComputed(torch.float32)  # type: ignore[union-attr]
     assert torch.equal(_logits(model, ours, passes, crop), expected)
     if disk is not None:
         disk.close()

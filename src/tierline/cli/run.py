@@ -15,6 +15,8 @@ from tierline.cli.session import (
     PROMPT_LIMIT,
     AnswerJsonOption,
     FilesArgument,
+    KvOffloadOption,
+    KvOption,
     LeanOption,
     MemoryOption,
     NewOption,
@@ -23,6 +25,7 @@ from tierline.cli.session import (
     ResidentOption,
     Setting,
     checked_text,
+    kv_choice,
     memory_bytes,
     opened_session,
     write_trace,
@@ -31,7 +34,7 @@ from tierline.cli.session import (
 from tierline.errors import InputError
 from tierline.report.run import print_run, run_json, turn_line
 from tierline.run.pace import find_pace
-from tierline.run.request import Request
+from tierline.run.request import MOST_DRAFT_TOKENS, Request
 from tierline.run.source import open_source
 from tierline.units import parse_bytes
 
@@ -62,6 +65,16 @@ def run(
     trace: Annotated[
         Path | None, typer.Option(help="Write reads, waits and compute as a Chrome/Perfetto trace.")
     ] = None,
+    speculate: Annotated[
+        int,
+        typer.Option(
+            help="Guess this many tokens from the text so far, and check them in the same pass.",
+            min=0,
+            max=MOST_DRAFT_TOKENS,
+        ),
+    ] = 0,
+    kv: KvOption = None,
+    kv_offload: KvOffloadOption = False,
     pace: PaceOption = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Hold weights against a packed file's checksums before use.")
@@ -83,10 +96,13 @@ def run(
         pace=None if pace is None else find_pace(pace),
         verify=verify,
         new=context if chat else new,
+        kv=kv_choice(kv, kv_offload),
     )
     if chat and (text is not None or raw or as_json):
         raise InputError("--chat reads what to ask line by line: leave out TEXT, --raw and --json")
-    request = Request("", new=new, raw=raw, temperature=temperature, top_p=top_p, seed=seed)
+    request = Request(
+        "", new=new, raw=raw, temperature=temperature, top_p=top_p, seed=seed, speculate=speculate
+    )
     if chat:
         _converse(setting, request, context)
     else:

@@ -3,15 +3,17 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from tierline.cache import cache_folder
 from tierline.cli.progress import LoadingBar, loading_bar
 from tierline.errors import InputError
 from tierline.run.early import refuse_at_once, remember_reserve
+from tierline.run.kv.choice import KvChoice, kv_format
 from tierline.run.pace import Pace
 from tierline.run.source import Source
 from tierline.trace import TraceEvent, chrome_traces
@@ -41,6 +43,12 @@ PaceOption = Annotated[
         help="Slow reads to this machine's link; by default its slowest into the fast tier.",
     ),
 ]
+KvOption = Annotated[
+    str | None, typer.Option(help="Keep keys and values as this: int8, with a scale per head and token.")
+]
+KvOffloadOption = Annotated[
+    bool, typer.Option("--kv-offload", help="Keep keys and values on disk, read back layer by layer.")
+]
 LeanOption = Annotated[
     bool, typer.Option("--lean", help="Leave torch.compile out: less memory for the process itself.")
 ]
@@ -61,6 +69,7 @@ class Setting:
     pace: Pace | None = None
     verify: bool = False
     new: int = 1
+    kv: KvChoice = field(default_factory=KvChoice)
 
 
 def checked_text(text: str | None) -> str:
@@ -68,6 +77,11 @@ def checked_text(text: str | None) -> str:
     if not text or len(text) > PROMPT_LIMIT:
         raise InputError(f"TEXT has {len(text or ''):,} characters: want 1 to {PROMPT_LIMIT:,}")
     return text
+
+
+def kv_choice(kv: str | None, offload: bool) -> KvChoice:
+    """Return how the cache is kept; on disk that is in this user's cache folder."""
+    return KvChoice(kv_format(kv), cache_folder() / "kv" if offload else None)
 
 
 def memory_bytes(text: str | None) -> int | None:
@@ -86,7 +100,14 @@ def opened_session(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
     Raises BudgetError, before anything heavy is imported, for a budget that headers show cannot work.
     """
     source, lean = setting.source, setting.lean
-    refuse_at_once(source, resident=setting.resident, memory=setting.memory, new=setting.new, lean=lean)
+    refuse_at_once(
+        source,
+        resident=setting.resident,
+        memory=setting.memory,
+        new=setting.new,
+        lean=lean,
+        kv=setting.kv,
+    )
     with loading_bar("starting torch and transformers") as bar:
         if setting.lean:
             from tierline.run.lean import import_lean
@@ -102,6 +123,7 @@ def opened_session(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
             keep_events=setting.trace is not None,
             pace=setting.pace,
             verify=setting.verify,
+            kv=setting.kv,
         ) as session:
             bar.say("rehearsing a pass")
             try:

@@ -1,10 +1,7 @@
 """How many bytes of weights a run may hold, from what the user allows and what the process takes anyway."""
 
-from tierline.cost.kv import token_bytes
 from tierline.errors import BudgetError
-from tierline.formats.parse import parse_format
 from tierline.machines.memory import read_memory
-from tierline.models.description import Model
 from tierline.units import MIB, format_bytes
 
 
@@ -33,16 +30,4 @@ def too_little_memory(memory: int, reserved_bytes: int, kv_bytes: int, least_byt
         f"{format_bytes(reserved_bytes)} without weights (interpreter, libraries, activations), the "
         f"cache of this run {format_bytes(kv_bytes)}, and weights can be streamed in "
         f"{format_bytes(least_bytes)} at the least. Give --memory {-(-least // MIB)}MiB or more"
-    )
-
-
-def kv_token_bytes(model: Model, format_name: str) -> int:
-    """Return what one token adds to the cache of all layers, held in format `format_name`."""
-    kv_format = parse_format(format_name)
-    return sum(
-        token_bytes(operation.attention, kv_format)
-        for component in model.components
-        for layer in component.layers
-        for operation in layer.block.operations
-        if operation.attention is not None
     )

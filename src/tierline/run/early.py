@@ -6,7 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tierline.cache import cache_folder, read_cached, write_cached
-from tierline.run.budget import kv_token_bytes, too_little_memory
+from tierline.run.budget import too_little_memory
+from tierline.run.kv.choice import KvChoice
 from tierline.run.parts import needs_by_header
 from tierline.run.source import Source
 
@@ -16,13 +17,19 @@ _RECORD_LIMIT_BYTES = 100
 
 
 def refuse_at_once(
-    source: Source, *, resident: int | None, memory: int | None = None, new: int = 1, lean: bool = False
+    source: Source,
+    *,
+    resident: int | None,
+    memory: int | None = None,
+    new: int = 1,
+    lean: bool = False,
+    kv: KvChoice | None = None,
 ) -> None:
     """Raise BudgetError, with the smallest that can work, where headers show that a budget cannot.
 
     What the process takes besides weights is known once a run of such a model was rehearsed on this computer;
     before that, `memory` is left to the rehearsal. So is a model whose description does not say how it is
-    held. `new` is the number of tokens to generate.
+    held. `new` is the number of tokens to generate, `kv` how the cache is kept.
     """
     needs = None if resident is None and memory is None else needs_by_header(source)
     if needs is None:
@@ -32,7 +39,9 @@ def refuse_at_once(
     reserved_bytes = None if memory is None else _read_reserve(source, lean=lean)
     if memory is None or reserved_bytes is None:
         return
-    kv_bytes = new * kv_token_bytes(source.model, source.compute_format)
+    kv_bytes = (kv or KvChoice()).held_bytes(
+        source.model, batch=1, tokens=new, computed=source.compute_format
+    )
     if memory < (1 - _VARIATION) * reserved_bytes + kv_bytes + needs.least_bytes:
         raise too_little_memory(memory, reserved_bytes, kv_bytes, needs.least_bytes)
 

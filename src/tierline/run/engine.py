@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
@@ -18,13 +19,15 @@ from tierline.run.attach import attach, fixed_parameters, is_table, matrix_modul
 from tierline.run.budget import weight_budget
 from tierline.run.build import build_model
 from tierline.run.direct_io import DirectFile, open_files
+from tierline.run.experts.mixture import Mixture
 from tierline.run.gguf_config import ROTARY_FACTORS
 from tierline.run.kernels import DENSE_DTYPES, Kernels
 from tierline.run.kernels.packed import refuse_other_cpu
+from tierline.run.kv.cache import make_cache
 from tierline.run.kv.disk import KvDisk, KvMeter
 from tierline.run.ledger import Ledger
 from tierline.run.matrix import Matrix, RowTable
-from tierline.run.meter import Reading
+from tierline.run.meter import Outstanding, Reading
 from tierline.run.predict import Prediction, measure_link, measure_matrices, measure_read_cost, measure_wide
 from tierline.run.process_memory import bound_allocator, peak_resident_bytes, reset_peak, return_freed
 from tierline.run.recorder import Recorder
@@ -74,10 +77,13 @@ class Engine:
         self._rehearsal = attach(
             self.model, self._matrices, self._tables, source.rotary_heads(), self.recorder
         )
+        self.experts = Mixture(self.model, source, self._kernels, self._rehearsal, self.recorder)
         self._order = execution_order(self.model)
         self._files = open_files(
             source.checkpoint.files, opener or (lambda path: DirectFile(path, request_bytes))
         )
+        self.experts.use(self._files)
+        self._outstanding = Outstanding()
         self._switch_interval_s = sys.getswitchinterval()
         self.weights: Weights | None = None
         self._kv_disk: KvDisk | None = None
@@ -86,6 +92,7 @@ class Engine:
 
     def close(self) -> None:
         """Stop the readers, give memory and descriptors back; a second call does nothing."""
+        self.experts.close()
         if self.weights is not None:
             self.weights.close()
             sys.setswitchinterval(self._switch_interval_s)
@@ -114,12 +121,13 @@ class Engine:
             kv_bytes=kv_bytes,
             least_bytes=planner.needs.least_bytes,
         )
-        plan = planner.plan(budget)
+        plan = self.experts.plan(planner, budget)
         ledger = Ledger(budget)
-        ledger.take(plan.needs.total_bytes, "small tensors and buffers")
+        ledger.take(plan.needs.total_bytes, "small tensors, buffers and experts")
         self.weights = Weights(plan, self._files, ledger, self._kernels, verify=self._verify)
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
-        self.weights.load(progress, self.recorder)
+        self.weights.load(progress, self.recorder, self._outstanding)
+        self.experts.load(plan, progress, self._outstanding, verify=self._verify)
         self._hand_over(self.weights)
         self._guard(room)
         with torch.inference_mode():
@@ -130,12 +138,19 @@ class Engine:
                 len(plan.placement.streamed),
                 self._kernels.compute,
             )
+            routed = self.experts.expect(room.rows)
+        compute_s = overhead_s + products_s + reads_s
         prediction = Prediction(
-            compute_s=overhead_s + products_s + reads_s,
-            read_bytes=plan.read_bytes + room.kv_read_bytes(self.source.model, self.source.compute_format),
-            read_bytes_per_s=measure_link(self.weights.staging, len(plan.placement.streamed)),
+            compute_s=compute_s + routed.products_s,
+            read_bytes=plan.read_bytes
+            + room.kv_read_bytes(self.source.model, self.source.compute_format)
+            + round(routed.read_bytes),
+            read_bytes_per_s=measure_link(self.weights.staging, len(plan.placement.streamed))
+            or self.experts.measure_link(),
             peak_bytes=self.reserved_bytes + plan.held_bytes - fixed_bytes + kv_bytes,
             rows=room.rows,
+            routed_bytes=round(routed.read_bytes),
+            unrouted_s=compute_s + routed.last_s,
         )
         if self.weights.staging is not None:
             self.weights.staging.rewind()
@@ -153,8 +168,8 @@ class Engine:
             if self._kv_disk is not None:
                 self._kv_disk.close()
             self._kv_disk = KvDisk(kv.folder, self.recorder)
-        return kv.make_cache(
-            self.model.config, tokens=tokens, dtype=self._kernels.compute, disk=self._kv_disk
+        return make_cache(
+            kv, self.model.config, tokens=tokens, dtype=self._kernels.compute, disk=self._kv_disk
         )
 
     def prompt_s(self, tokens: int) -> float:
@@ -181,16 +196,24 @@ class Engine:
         """Return what was read so far for the steps that were taken, and how long who waited and worked."""
         kv = KvMeter() if self._kv_disk is None else self._kv_disk.meter
         rows = kv.read_bytes + sum(table.read_bytes for table in self._tables.values())
-        if self.weights is None or self.weights.staging is None:
-            return Reading(rows, kv.stall_s)
-        staging = self.weights.staging
-        stall_s = staging.meter.stall_s + kv.stall_s
-        return Reading(rows + staging.settled_read_bytes(), stall_s, staging.busy_s())
+        experts = self.experts.measured()
+        read_bytes, stall_s = rows + experts.expert_read_bytes, kv.stall_s + experts.stall_s
+        staging = None if self.weights is None else self.weights.staging
+        if staging is not None:
+            read_bytes += staging.settled_read_bytes()
+            stall_s += staging.meter.stall_s
+        return replace(experts, read_bytes=read_bytes, stall_s=stall_s, link_busy_s=self._outstanding.busy_s)
 
     def _planner(self, fixed_bytes: int) -> Planner:
         tables = [self.source.stored(f"{n}.weight") for n, m in matrix_modules(self.model) if is_table(m)]
         return Planner(
-            self._matrix_order(), tables, self._files, self._kernels, fixed_bytes, readers=self._readers
+            self._matrix_order(),
+            tables,
+            self._files,
+            self._kernels,
+            fixed_bytes,
+            readers=self._readers,
+            experts_bytes=self.experts.least_bytes,
         )
 
     def _load_fixed(self) -> int:
@@ -264,6 +287,7 @@ class Engine:
             x = torch.zeros(rows, stored.shape[1], dtype=self._kernels.compute)
             blank = memoryview(bytearray(tile.footprint_bytes))
             self._kernels.of(stored).matmul(x, blank, tile.stop - tile.start)
+        self.experts.rehearse(rows)
 
     def _matrix_order(self) -> list[StoredTensor]:
         """Return the matrices that a decode step multiplies with, in its order."""

@@ -1,23 +1,14 @@
-"""Where the cache of a run is kept and how narrow, what that takes, and the cache itself."""
+"""Where the cache of a run is kept and how narrow, and what that takes; needs no torch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from transformers import Cache, DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer
-
 from tierline.cost.kv import token_bytes
 from tierline.errors import InputError
 from tierline.formats.parse import parse_format
 from tierline.models.description import Attention, Model
-from tierline.run.kernels import DENSE_DTYPES
-from tierline.run.kv.codec import AsComputed, Codec, Int8
-from tierline.run.kv.disk import KvDisk
-from tierline.run.kv.disk_rows import DiskRows, block_tokens
-from tierline.run.kv.layer import RowShape, RowStore, StoredLayer
-from tierline.run.kv.memory_rows import MemoryRows
+from tierline.run.kv.rows import block_tokens, sequence_bytes, whole_blocks
 
 INT8_FORMAT = "int8:channel"  # a scale per head and token: the head is the row
 _NAMES = {"int8": INT8_FORMAT, INT8_FORMAT: INT8_FORMAT}
@@ -56,7 +47,7 @@ class KvChoice:
         working = expanded if self.format is not None else 0
         if self.folder is None:
             return sum(kept) + tokens * sum(stored) + working
-        buffers = 2 * max(_whole_blocks(tokens, row) * row for row in stored)
+        buffers = 2 * max(whole_blocks(tokens, row) * row for row in stored)
         return sum(kept) + buffers + sum(block_tokens(row) * row for row in stored) + working
 
     def read_bytes(self, model: Model, *, batch: int, tokens: int, computed: str) -> int:
@@ -71,32 +62,14 @@ class KvChoice:
         if self.folder is None:
             return 0
         rows = (self._row_bytes(a, batch, computed) for a in _layers(model) if a.window is None)
-        return sum(_whole_blocks(tokens, row) * row for row in rows)
-
-    def make_cache(
-        self, config: PreTrainedConfig, *, tokens: int, dtype: torch.dtype, disk: KvDisk | None
-    ) -> Cache:
-        """Return an empty cache for the model of `config`, with room for `tokens` a sequence.
-
-        `disk` holds the rows where `folder` is set. The states are computed in `dtype`.
-        """
-        cache = DynamicCache(config=config)
-
-        def make_rows(row_bytes: int) -> RowStore:
-            return MemoryRows(row_bytes, tokens) if disk is None else DiskRows(disk, row_bytes, tokens)
-
-        codec = self._codec(dtype)
-        for index, layer in enumerate(cache.layers):
-            if type(layer) is DynamicLayer:
-                cache.layers[index] = StoredLayer(codec, make_rows)
-        return cache
-
-    def _codec(self, dtype: torch.dtype) -> Codec:
-        return AsComputed(dtype) if self.format is None else Int8(dtype)
+        return sum(whole_blocks(tokens, row) * row for row in rows)
 
     def _row_bytes(self, attention: Attention, batch: int, computed: str) -> int:
-        shape = RowShape(batch, attention.kv_heads, attention.head_dim, attention.value_dim)
-        return shape.row_bytes(self._codec(DENSE_DTYPES[computed]))
+        kept = parse_format(self.format or computed)
+        key_bytes, value_bytes = (
+            kept.footprint_bytes((1, d)) for d in (attention.head_dim, attention.value_dim)
+        )
+        return batch * sequence_bytes(attention.kv_heads, key_bytes, value_bytes)
 
 
 def kv_format(text: str | None) -> str | None:
@@ -120,8 +93,3 @@ def _layers(model: Model) -> Iterator[Attention]:
             for operation in layer.block.operations:
                 if operation.attention is not None and operation.attention.cache == "append":
                     yield operation.attention
-
-
-def _whole_blocks(tokens: int, row_bytes: int) -> int:
-    block = block_tokens(row_bytes)
-    return -(-tokens // block) * block

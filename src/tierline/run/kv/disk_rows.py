@@ -1,17 +1,10 @@
 """Rows of a cache layer on disk, of which a few wait in memory until they make whole sectors."""
 
-from math import gcd
-
 import torch
 
 from tierline.errors import BudgetError
-from tierline.run.direct_io import LARGEST_SECTOR_BYTES
 from tierline.run.kv.disk import KvDisk
-
-
-def block_tokens(row_bytes: int) -> int:
-    """Return the fewest rows that make whole sectors."""
-    return LARGEST_SECTOR_BYTES // gcd(row_bytes, LARGEST_SECTOR_BYTES)
+from tierline.run.kv.rows import block_tokens, whole_blocks
 
 
 class DiskRows:
@@ -21,7 +14,7 @@ class DiskRows:
         """Keep room for `capacity` tokens; raises InputError where the disk has none."""
         self._disk, self._row_bytes = disk, row_bytes
         self._block = block_tokens(row_bytes)
-        self._capacity = -(-capacity // self._block) * self._block
+        self._capacity = whole_blocks(capacity, row_bytes)
         self._region = disk.region(self._capacity * row_bytes, lambda: self._stored * self._row_bytes)
         self._stored = 0  # tokens in the file; the rest waits in the tail
         self._tail = torch.empty((0, row_bytes), dtype=torch.uint8)

@@ -9,8 +9,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from tierline.errors import InputError
 from tierline.run.kv.codec import Codec
-
-_ROW_UNIT_BYTES = 64  # a sequence's row is padded to this, so that few rows make whole sectors
+from tierline.run.kv.rows import sequence_bytes
 
 
 class RowStore(Protocol):
@@ -41,8 +40,7 @@ class RowShape:
 
     def sequence_bytes(self, codec: Codec) -> int:
         """Return the bytes of one sequence's token, padded."""
-        wanted = self.heads * (codec.width_bytes(self.key_dim) + codec.width_bytes(self.value_dim))
-        return -(-wanted // _ROW_UNIT_BYTES) * _ROW_UNIT_BYTES
+        return sequence_bytes(self.heads, codec.width_bytes(self.key_dim), codec.width_bytes(self.value_dim))
 
     def row_bytes(self, codec: Codec) -> int:
         """Return the bytes of a token of all sequences."""
