@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Activity = Literal["read", "wait", "compute", "load", "write", "hold"]
+Activity = Literal["read", "wait", "compute", "load", "write", "hold", "hit", "miss"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,14 @@
 """What lies in a checkpoint and where: header readers fill it, the engine reads weights by it."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from tierline.errors import InputError
 from tierline.models.description import PlacedTensor
 
+JOIN, EXPERT = " + ", "{e}"  # in a stored name: see stored_parts
 MAX_TENSORS = 2**20
 MAX_DIMENSIONS = 8
 MAX_ELEMENTS = 2**60
@@ -97,11 +98,37 @@ def stored_parts(placed: PlacedTensor) -> Iterator[tuple[str, tuple[int, ...]]]:
     Mostly that is one. ` + ` in a stored name joins tensors along the last dimension but one (gate and up),
     and `{e}` stands for each index of the first dimension (experts that a file holds apart).
     """
-    names, shape = placed.stored_name.split(" + "), placed.tensor.shape
+    names, shape = placed.stored_name.split(JOIN), placed.tensor.shape
     if len(names) > 1:
         shape = (*shape[:-2], shape[-2] // len(names), shape[-1])
-    if "{e}" not in placed.stored_name:
-        yield from ((name, shape) for name in names)
+    apart = shape if EXPERT not in placed.stored_name else shape[1:]
+    yield from ((name, apart) for _, name in expert_parts(placed))
+
+
+def expert_parts(placed: PlacedTensor) -> Iterator[tuple[int | None, str]]:
+    """Yield the stored names that make up a tensor, each with its expert: None where one holds them all."""
+    names = placed.stored_name.split(JOIN)
+    if EXPERT not in placed.stored_name:
+        yield from ((None, name) for name in names)
         return
-    for expert in range(shape[0]):
-        yield from ((name.replace("{e}", str(expert)), shape[1:]) for name in names)
+    for expert in range(placed.tensor.shape[0]):
+        yield from ((expert, name.replace(EXPERT, str(expert))) for name in names)
+
+
+def slice_of(tensor: StoredTensor, expert: int, count: int) -> StoredTensor:
+    """Return one expert's matrix of a tensor `[count, rows, columns]` that holds them all."""
+    if len(tensor.shape) != 3 or tensor.shape[0] != count:
+        raise InputError(
+            f"{tensor.path}: {tensor.name} has shape {list(tensor.shape)}: want {count} matrices, one for "
+            "each expert"
+        )
+    footprint_bytes = tensor.footprint_bytes // count
+    return replace(
+        tensor,
+        name=f"{tensor.name}[{expert}]",
+        shape=tensor.shape[1:],
+        offset=tensor.offset + expert * footprint_bytes,
+        footprint_bytes=footprint_bytes,
+        panel_rows=1,
+        panel_crc32=b"",
+    )

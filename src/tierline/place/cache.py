@@ -5,10 +5,10 @@ walked before anything is timed.
 """
 
 import random
-from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 from tierline.errors import BudgetError
 from tierline.units import format_bytes
@@ -113,6 +113,20 @@ class RandomChoice(_KeepsAll, _IgnoresUses):
         return self._random.choice(names) if names else None
 
 
+# The policies that need not know what comes: what an engine can follow.
+OnlinePolicyName = Literal["fifo", "lru", "lfu", "random"]
+ONLINE_POLICIES: tuple[OnlinePolicyName, ...] = get_args(OnlinePolicyName)
+
+
+def online_policy(name: OnlinePolicyName, seed: int = 0) -> Policy:
+    """Return a policy that needs no knowledge of uses to come; `seed` is for `random`."""
+    if name == "fifo":
+        return Fifo()
+    if name == "lru":
+        return Lru()
+    return Lfu() if name == "lfu" else RandomChoice(seed)
+
+
 class Belady:
     """Removes what is used again last (Belady, IBM Systems Journal 5(2), 1966), knowing all uses to come.
 
@@ -173,8 +187,11 @@ class Pinned(_IgnoresUses):
 class Cache:
     """Units in a memory of `capacity_bytes`, which is never exceeded."""
 
-    def __init__(self, capacity_bytes: int, policy: Policy) -> None:
-        self.policy = policy
+    def __init__(
+        self, capacity_bytes: int, policy: Policy, evicted: Callable[[Name], object] | None = None
+    ) -> None:
+        """Tell `evicted`, if there is one, of every unit that is removed."""
+        self.policy, self._evicted = policy, evicted
         self.counts = Counts()
         self.resident: dict[Name, int] = {}
         self.used_bytes = 0
@@ -222,6 +239,8 @@ class Cache:
         """Remove a resident unit."""
         self.used_bytes -= self.resident.pop(name)
         self.counts.evictions += 1
+        if self._evicted is not None:
+            self._evicted(name)
 
     def load(self, name: Name, footprint_bytes: int) -> None:
         """Put a unit in place beforehand, uncounted."""

@@ -86,6 +86,16 @@ def is_table(module: nn.Module) -> bool:
     return isinstance(module, nn.Embedding)
 
 
+def is_experts(module: nn.Module) -> bool:
+    """Return whether transformers lets us compute this module's routed experts in place of its own code."""
+    return hasattr(module, "is_transposed") and hasattr(module, "_apply_gate")
+
+
+def expert_weights(module: nn.Module) -> tuple[str, str]:
+    """Return the names of the fused weights of routed experts: into them, and out of them."""
+    return ("gate_up_proj" if getattr(module, "has_gate", True) else "up_proj"), "down_proj"
+
+
 def matrix_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the modules whose weight is a matrix that can be streamed, with their names."""
     for name, module in model.named_modules():
@@ -96,6 +106,9 @@ def matrix_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def fixed_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
     """Yield every other parameter as (full name, module, attribute): small, and held all the time."""
     streamed = {f"{name}.weight" for name, _ in matrix_modules(model)}
+    for path, module in model.named_modules():
+        if is_experts(module):
+            streamed.update(f"{path}.{name}" for name in expert_weights(module))
     for path, module in model.named_modules():
         for attribute, _ in module.named_parameters(recurse=False):
             name = f"{path}.{attribute}" if path else attribute

@@ -14,7 +14,8 @@ from tierline.units import format_bytes
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a run has to hold besides tiles: small tensors, the kernels' scratch, one row of each table.
+    """What a run has to hold besides tiles: small tensors, the kernels' scratch, one row of each table, and
+    slots for routed experts.
 
     Beside them stand at least `least_tiles_bytes`: `slots` of the largest tile when all are cut as small as
     can be, or every tile where that is less.
@@ -25,11 +26,12 @@ class Needs:
     row_buffer_bytes: int
     slots: int = 0
     least_tiles_bytes: int = 0
+    experts_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
         """All that is held besides tiles."""
-        return self.fixed_bytes + self.scratch_bytes + self.row_buffer_bytes
+        return self.fixed_bytes + self.scratch_bytes + self.row_buffer_bytes + self.experts_bytes
 
     @property
     def least_bytes(self) -> int:
@@ -41,11 +43,12 @@ class Needs:
         least = self.least_bytes
         if allowed_bytes >= least:
             return
+        experts = f"{format_bytes(self.experts_bytes)} for experts, " if self.experts_bytes else ""
         raise BudgetError(
             f"{format_bytes(allowed_bytes)} ({allowed_bytes:,} B) for weights is too little: streaming needs "
             f"{format_bytes(least)} ({least:,} B): {format_bytes(self.fixed_bytes)} of small tensors, "
             f"{format_bytes(self.scratch_bytes)} to expand blocks in, "
-            f"{format_bytes(self.row_buffer_bytes)} for rows of tables, and staging for "
+            f"{format_bytes(self.row_buffer_bytes)} for rows of tables, {experts}and staging for "
             f"{self.slots} tiles. Give --resident {least}B or more"
         )
 
@@ -58,10 +61,12 @@ def needs_of(
     fixed_bytes: int,
     scratch_bytes: int,
     slots: int,
+    experts_bytes: int = 0,
 ) -> Needs:
     """Return what `matrices` (what a decode step multiplies with) and `tables` (read by the row) need.
 
-    A matrix that is named twice is held once. `slots` is the number of tiles in staging.
+    A matrix that is named twice is held once. `slots` is the number of tiles in staging, `experts_bytes` what
+    routed experts take at the least.
     """
     total_bytes, largest_bytes = _smallest_tiles(dict.fromkeys(matrices), files)
     return Needs(
@@ -70,6 +75,7 @@ def needs_of(
         sum(map(row_buffer_bytes, tables)),
         slots,
         min(total_bytes, slots * largest_bytes),
+        experts_bytes,
     )
 
 

@@ -28,7 +28,9 @@ class Prediction:
 
     Reads run beside compute, so a step takes the longer of the two; `compute_s` includes what the reads take
     of the processor. With `pace` the link is another machine's. `rows` are the tokens that a pass computes
-    with: one, and those that it checks as guesses.
+    with: one, and those that it checks as guesses. Of `read_bytes`, `routed_bytes` are of experts, which are
+    known only when a router has chosen: no compute but that of other experts runs beside their reads, and
+    `unrouted_s` is all that does not.
     """
 
     compute_s: float
@@ -37,6 +39,8 @@ class Prediction:
     peak_bytes: int
     pace: Pace | None = None
     rows: int = 1
+    routed_bytes: int = 0
+    unrouted_s: float = 0.0
 
     @property
     def link(self) -> str:
@@ -46,7 +50,14 @@ class Prediction:
     @property
     def step_s(self) -> float:
         """Seconds that a decode step takes."""
-        return max(self.compute_s, self.link_s)
+        return max(self.compute_s, self.link_s, self.routed_s)
+
+    @property
+    def routed_s(self) -> float:
+        """Seconds of compute and of reads of experts that follow one another; 0 where none are read."""
+        if not (self.routed_bytes and self.read_bytes_per_s):
+            return 0.0
+        return self.unrouted_s + self.routed_bytes / self.read_bytes_per_s
 
     @property
     def link_s(self) -> float:
@@ -61,7 +72,7 @@ class Prediction:
     @property
     def bound(self) -> str:
         """`compute` or the link, such as `link:disk`."""
-        return f"link:{self.link}" if self.link_s > self.compute_s else "compute"
+        return f"link:{self.link}" if max(self.link_s, self.routed_s) > self.compute_s else "compute"
 
 
 def paced(prediction: Prediction, pace: Pace, tile_read_bytes: Sequence[int]) -> Prediction:

@@ -12,7 +12,7 @@ from tierline.models.description import Model, PlacedTensor
 from tierline.models.fields import read_json
 from tierline.models.open import open_model
 from tierline.models.packed_layout import is_packed
-from tierline.models.stored import Checkpoint, StoredTensor
+from tierline.models.stored import Checkpoint, StoredTensor, expert_parts, slice_of
 from tierline.run.gguf_config import gguf_config
 
 if TYPE_CHECKING:
@@ -46,6 +46,27 @@ class Source:
         for tensor in self.checkpoint.tensors.values():
             held[tensor.format] = held.get(tensor.format, 0) + tensor.footprint_bytes
         return max(held, key=lambda name: held[name])
+
+    def experts(self, name: str) -> tuple[tuple[StoredTensor, ...], ...]:
+        """Return, for each expert, the stored matrices of its share of the module tensor `name`.
+
+        The file holds experts apart or fused, and rows that the module joins (gate and up) apart or joined.
+        Raises InputError where it does not hold them.
+        """
+        placed = self._placed.get(name)
+        if placed is None:
+            raise InputError(f"{self.path}: the checkpoint holds no experts for {name}")
+        found: list[list[StoredTensor]] = [[] for _ in range(placed.tensor.shape[0])]
+        for expert, part in expert_parts(placed):
+            stored = self.checkpoint.tensors.get(part)
+            if stored is None:
+                raise InputError(f"{self.path}: the checkpoint holds no {part}")
+            if expert is None:
+                for index, parts in enumerate(found):
+                    parts.append(slice_of(stored, index, len(found)))
+            else:
+                found[expert].append(stored)
+        return tuple(tuple(parts) for parts in found)
 
     def stored(self, name: str) -> StoredTensor:
         """Return the stored tensor of the module tensor `name`; a tied one is that of its owner."""

@@ -17,6 +17,7 @@ from tierline.errors import FaultError
 from tierline.machines.calibration import read_settings
 from tierline.machines.load import load_calibrated
 from tierline.run.direct_io import DEFAULT_REQUEST_BYTES, DirectFile, Extract
+from tierline.run.meter import Outstanding
 from tierline.run.recorder import Recorder
 from tierline.run.tiles import Tile
 
@@ -56,7 +57,9 @@ class Staging:
         *,
         readers: int = READERS,
         recorder: Recorder | None = None,
+        outstanding: Outstanding | None = None,
     ) -> None:
+        """Reads are made within `outstanding`, whoever else's are too."""
         self._schedule, self._files, self._ring = schedule, files, ring
         self.ring_bytes = len(ring)
         self._next = 0  # the schedule index that is handed out next
@@ -68,6 +71,7 @@ class Staging:
         self._closed = self._draining = False
         self._changed = threading.Condition()
         self._recorder = recorder or Recorder()
+        self._outstanding = outstanding or Outstanding()
         self.meter = StreamMeter()
         self._threads = [
             threading.Thread(target=self._read_ahead, name=f"disk reader {i}", daemon=True)
@@ -173,7 +177,8 @@ class Staging:
         tile, started_s = place.tile, time.perf_counter()
         start = place.start % len(self._ring)
         into = self._ring[start : start + place.stop - place.start]
-        data = self._files[tile.tensor.path].read(_extract(tile), into)
+        with self._outstanding:
+            data = self._files[tile.tensor.path].read(_extract(tile), into)
         span_bytes = self._span_bytes(tile)
         with self._changed:
             place.data = data

@@ -14,6 +14,7 @@ from tierline.run.direct_io import DirectFile, Extract, anonymous_memory
 from tierline.run.kernels import Kernel, Kernels
 from tierline.run.ledger import Ledger
 from tierline.run.matrix import Home, Matrix, PinnedTile, RowTable, StreamedTile
+from tierline.run.meter import Outstanding
 from tierline.run.needs import Needs, needs_of
 from tierline.run.recorder import Recorder
 from tierline.run.staging import READERS, Staging, place_bytes
@@ -66,7 +67,9 @@ class Planner:
         fixed_bytes: int,
         *,
         readers: int = READERS,
+        experts_bytes: int = 0,
     ) -> None:
+        """`experts_bytes` is what routed experts need at the least; the matrices are all else."""
         # Staging holds this many of the largest tiles: one in use, the others being read.
         self._slots = readers + 1
         # A tensor that is used twice in a pass is placed once, where it is used first.
@@ -82,6 +85,7 @@ class Planner:
             fixed_bytes=fixed_bytes,
             scratch_bytes=kernels.scratch_bytes,
             slots=self._slots,
+            experts_bytes=experts_bytes,
         )
 
     @property
@@ -152,7 +156,7 @@ class Weights:
         self._homes: dict[str, list[Home]] = {}
         self.staging: Staging | None = None
 
-    def load(self, progress: Progress, recorder: Recorder) -> None:
+    def load(self, progress: Progress, recorder: Recorder, outstanding: Outstanding | None = None) -> None:
         """Read the pinned tiles, and start reading the streamed ones ahead."""
         placement = self.plan.placement
         pinned = {u.name for u in placement.pinned}
@@ -162,7 +166,14 @@ class Weights:
         if streamed:
             self.ledger.take(placement.staging_bytes, "staging")
             ring = anonymous_memory(placement.staging_bytes)
-            self.staging = Staging(streamed, self._files, ring, readers=self.plan.readers, recorder=recorder)
+            self.staging = Staging(
+                streamed,
+                self._files,
+                ring,
+                readers=self.plan.readers,
+                recorder=recorder,
+                outstanding=outstanding,
+            )
         used = index = 0
         for tile in self.plan.tiles:
             homes = self._homes.setdefault(tile.tensor.name, [])

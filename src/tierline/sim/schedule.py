@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from tierline.cost.layer_pass import OwnerRead
 from tierline.errors import BudgetError
 from tierline.machines.machine import Link
-from tierline.place.cache import Belady, Counts, Fifo, Found, Lfu, Lru, Name, Pinned, Policy, RandomChoice
+from tierline.place.cache import ONLINE_POLICIES, Belady, Counts, Found, Name, Pinned, Policy, online_policy
 from tierline.place.placement import Unit
 from tierline.plan.residency import allowed_bytes, routes
 from tierline.sim.demand import Demand, PassDemand, Turn
@@ -207,8 +207,8 @@ class _Scheduler:
             tables = units.footprint_bytes <= room
             uses = [u.name for p in passes for t in p.turns for u in _cached_uses(t, units, tables=tables)]
             return Belady(uses, bypass=name == "belady-bypass")
-        simple: dict[PolicyName, Policy] = {"lru": Lru(), "lfu": Lfu(), "fifo": Fifo()}
-        return simple.get(name) or RandomChoice(self._options.seed)
+        online = next((known for known in ONLINE_POLICIES if known == name), "random")
+        return online_policy(online, self._options.seed)
 
     def _kept(
         self, strategy: Strategy, policy: PolicyName, units: Units, capacity: int, slots: int

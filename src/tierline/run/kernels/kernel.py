@@ -28,11 +28,13 @@ class DenseKernel:
 
     def matmul(self, x: torch.Tensor, raw: memoryview, rows: int) -> torch.Tensor:
         """See Kernel."""
-        return functional.linear(x, self._view(raw, rows, x.shape[-1]).to(self.compute))
+        return functional.linear(x, self.view(raw, rows, x.shape[-1]))
 
     def expand(self, raw: memoryview, rows: int, columns: int) -> torch.Tensor:
         """See Kernel."""
-        return self._view(raw, rows, columns).to(self.compute, copy=True)
+        return self.view(raw, rows, columns).clone()
 
-    def _view(self, raw: memoryview, rows: int, columns: int) -> torch.Tensor:
-        return torch.frombuffer(raw, dtype=self.stored, count=rows * columns).view(rows, columns)
+    def view(self, raw: memoryview, rows: int, columns: int) -> torch.Tensor:
+        """Return the matrix as `expand` does, where it lies if it has the compute dtype already."""
+        matrix = torch.frombuffer(raw, dtype=self.stored, count=rows * columns).view(rows, columns)
+        return matrix.to(self.compute)

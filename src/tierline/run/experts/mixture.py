@@ -1,0 +1,237 @@
+"""All routed experts of a model: what of the budget they get, where they come from, what they will take."""
+
+import time
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from statistics import fmean, median
+
+import torch
+from transformers import PreTrainedModel
+
+from tierline.cost.traffic import distinct_experts
+from tierline.errors import BudgetError
+from tierline.models.description import Experts
+from tierline.place.cache import OnlinePolicyName, online_policy
+from tierline.run.attach import Rehearsal, expert_weights, is_experts
+from tierline.run.direct_io import DirectFile
+from tierline.run.experts.cache import ExpertCache, largest_slot_bytes
+from tierline.run.experts.forward import (
+    ExpertsForward,
+    Home,
+    use_streamed_experts,
+)
+from tierline.run.experts.stored import Expert, ExpertLayer, expert_layer, read_bytes_of, reads_of
+from tierline.run.kernels import Kernels
+from tierline.run.meter import Outstanding, Reading
+from tierline.run.recorder import Recorder
+from tierline.run.source import Source
+from tierline.run.weights import Planner, Progress, WeightPlan
+
+LEAST_SLOTS = 2  # one in use, one being read
+READERS = 4  # reads of experts in flight: several are known at once, and nothing else keeps the disk busy
+_TIMED, _ROUNDS = 16, 4
+_LINK_SAMPLE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What the experts of a decode step take if every one is as likely as the others.
+
+    `products_s` is compute of all that are visited, `last_s` that of the one which arrives last in each
+    layer, which no read overlaps; `read_bytes` are those of misses. By layer, in the order of a pass:
+    `layers` are (path, reads, their bytes, compute).
+    """
+
+    products_s: float
+    last_s: float
+    layers: tuple[tuple[str, float, float, float], ...]
+
+    @property
+    def read_bytes(self) -> float:
+        """Bytes that a step reads."""
+        return sum(read_bytes for _, _, read_bytes, _ in self.layers)
+
+
+class Mixture:
+    """The experts of one model: none for a dense one, and then nothing here does anything."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        source: Source,
+        kernels: Kernels,
+        rehearsal: Rehearsal,
+        recorder: Recorder,
+        policy: OnlinePolicyName = "lfu",
+    ) -> None:
+        self._home, self._recorder, self._policy = Home(), recorder, policy
+        self._files: Mapping[Path, DirectFile] = {}
+        self._kernels = kernels
+        counts = {
+            layer.full_name(o.name): o.experts.per_token
+            for c in source.model.components
+            for layer in c.layers
+            for o in layer.block.operations
+            if o.experts is not None
+        }
+        modules = {name: m for name, m in model.named_modules() if is_experts(m)}
+        self.layers: tuple[ExpertLayer, ...] = tuple(
+            expert_layer(source, path, expert_weights(module), counts[path])
+            for path, module in modules.items()
+        )
+        self._forwards = [
+            ExpertsForward(i, modules[layer.path], layer.experts, kernels, self._home, rehearsal, recorder)
+            for i, layer in enumerate(self.layers)
+        ]
+        use_streamed_experts(model, self._forwards)
+        for tensor in {
+            (t.format, t.shape): t for x in self.layers for e in x.experts for t in e.tensors
+        }.values():
+            kernels.of(tensor)
+        self._slot_bytes = 0
+        self.cache: ExpertCache | None = None
+
+    def use(self, files: Mapping[Path, DirectFile]) -> None:
+        """Read experts from these files, which hold them."""
+        self._files = files
+        self._slot_bytes = largest_slot_bytes(self.layers, files) if self.layers else 0
+
+    def rehearse(self, rows: int) -> None:
+        """Multiply `rows` with a blank expert of each kind, for what libraries keep from a wide product."""
+        for forward in {_kind(f.experts[0]): f for f in self._forwards}.values():
+            for part, tensors in enumerate(forward.experts[0].parts):
+                blank = tuple(memoryview(bytearray(t.footprint_bytes)) for t in tensors)
+                x = torch.zeros(rows, forward.width(part), dtype=self._kernels.compute)
+                forward.product(0, part, x, tuple(blank for _ in forward.experts[0].parts))
+
+    @property
+    def count(self) -> int:
+        """Experts of all layers."""
+        return sum(len(layer.experts) for layer in self.layers)
+
+    @property
+    def least_bytes(self) -> int:
+        """The fewest bytes in which experts can be used."""
+        return min(LEAST_SLOTS, self.count) * self._slot_bytes
+
+    def plan(self, planner: Planner, allowed_bytes: int) -> WeightPlan:
+        """Return the placement of everything else and the slots for experts within `allowed_bytes`.
+
+        What every token reads is pinned first and experts get the rest: a byte of theirs saves a read only
+        when its expert is chosen. Where even that does not fit, the experts of one token get a slot each and
+        the rest is streamed. Raises BudgetError where that does not work either.
+        """
+        if not self.layers:
+            return planner.plan(allowed_bytes)
+        fewest = min(LEAST_SLOTS, self.count)
+        visited = max(layer.per_token for layer in self.layers)
+
+        def attempt(slots: int) -> WeightPlan | None:
+            try:
+                found = planner.plan(allowed_bytes - (slots - fewest) * self._slot_bytes)
+            except BudgetError:
+                if slots == fewest:
+                    raise
+                return None
+            return replace(found, needs=replace(found.needs, experts_bytes=slots * self._slot_bytes))
+
+        low, best = fewest, attempt(visited) or attempt(fewest)
+        assert best is not None  # noqa: S101 - the fewest slots are feasible, or BudgetError was raised
+        if best.placement.streamed:
+            return best
+        high = self.count
+        while low <= high:
+            middle = (low + high) // 2
+            found = attempt(middle)
+            if found is None or found.placement.streamed:
+                high = middle - 1
+            else:
+                low, best = middle + 1, found
+        return best
+
+    def load(self, plan: WeightPlan, progress: Progress, outstanding: Outstanding, *, verify: bool) -> None:
+        """Make the slots that `plan` has room for and fill them."""
+        if not self.layers:
+            return
+        self.cache = ExpertCache(
+            self.layers,
+            self._files,
+            slots=plan.needs.experts_bytes // self._slot_bytes,
+            readers=READERS,
+            recorder=self._recorder,
+            outstanding=outstanding,
+            verify=verify,
+        )
+        self._home.lender = self.cache
+        for done_bytes in self.cache.preload():
+            progress(done_bytes, plan.needs.experts_bytes)
+        self.cache.begin(online_policy(self._policy))
+
+    def measure_link(self) -> float | None:
+        """Return the bytes/s at which experts that are not in memory are read, None where all are."""
+        if self.cache is None or self.cache.slots >= self.count:
+            return None
+        read_bytes, seconds = self.cache.sample(_LINK_SAMPLE_S)
+        self.cache.begin(online_policy(self._policy))
+        return read_bytes / seconds
+
+    def close(self) -> None:
+        """Stop the readers; a second call does nothing."""
+        if self.cache is not None:
+            self.cache.close()
+
+    def measured(self) -> Reading:
+        """Return what experts took so far."""
+        if self.cache is None:
+            return Reading()
+        meter, counts = self.cache.meter, self.cache.counts
+        misses = counts.cold_loads + counts.reloads
+        return Reading(meter.read_bytes, meter.stall_s, 0.0, counts.hits, misses, meter.read_bytes)
+
+    def expect(self, rows: int = 1) -> Expectation:
+        """Return what a pass of `rows` tokens will take, experts being equally likely; `load` comes first.
+
+        Visited are `E (1 - (1 - k/E)^rows)` of E, and of those as many are missed as do not fit the slots.
+        """
+        if self.cache is None:
+            return Expectation(0.0, 0.0, ())
+        missed = 1 - self.cache.slots / self.count
+        layers, last_s = [], 0.0
+        timed: dict[tuple[object, int], float] = {}
+        for layer in self.layers:
+            routed = Experts(len(layer.experts), layer.per_token)
+            visited = float(distinct_experts(routed, rows))
+            each = max(1, round(rows * layer.per_token / visited))
+            kind = _kind(layer.experts[0]), each
+            if kind not in timed:
+                timed[kind] = self._one_s(kind[0], each)
+            one_s = timed[kind]
+            bytes_of_one = fmean(read_bytes_of(reads_of(e, self._files), self._files) for e in layer.experts)
+            layers.append((layer.path, visited * missed, visited * missed * bytes_of_one, visited * one_s))
+            last_s += one_s if missed else 0.0
+        return Expectation(sum(c for _, _, _, c in layers), last_s, tuple(layers))
+
+    def _one_s(self, kind: Hashable, rows: int) -> float:
+        """Return the seconds that the products of one expert of a kind with `rows` tokens take."""
+        assert self.cache is not None  # noqa: S101 - the caller has asked
+        alike = (h for h in self.cache.resident() if _kind(self.layers[h[0][0]].experts[0]) == kind)
+        ready = list(islice(alike, _TIMED))
+
+        def once() -> float:
+            started_s = time.perf_counter()
+            for (layer, expert), data in ready:
+                forward = self._forwards[layer]
+                for part in (0, 1):
+                    forward.product(expert, part, inputs[forward.width(part)], data)
+            return (time.perf_counter() - started_s) / max(1, len(ready))
+
+        widths = {self._forwards[layer].width(part) for (layer, _), _ in ready for part in (0, 1)}
+        inputs = {width: torch.ones(rows, width, dtype=self._kernels.compute) for width in widths}
+        return median([once() for _ in range(_ROUNDS)][1:])
+
+
+def _kind(expert: Expert) -> Hashable:
+    """Return what experts that take equally long to compute have in common."""
+    return tuple((tensor.format, tensor.shape) for tensor in expert.tensors)
