@@ -32,9 +32,11 @@ class DenseKernel:
 
     def expand(self, raw: memoryview, rows: int, columns: int) -> torch.Tensor:
         """See Kernel."""
-        return self.view(raw, rows, columns).clone()
+        return self._stored(raw, rows, columns).to(self.compute, copy=True)
 
     def view(self, raw: memoryview, rows: int, columns: int) -> torch.Tensor:
         """Return the matrix as `expand` does, where it lies if it has the compute dtype already."""
-        matrix = torch.frombuffer(raw, dtype=self.stored, count=rows * columns).view(rows, columns)
-        return matrix.to(self.compute)
+        return self._stored(raw, rows, columns).to(self.compute)
+
+    def _stored(self, raw: memoryview, rows: int, columns: int) -> torch.Tensor:
+        return torch.frombuffer(raw, dtype=self.stored, count=rows * columns).view(rows, columns)
