@@ -10,6 +10,7 @@ charged to whoever touched them first.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,11 +22,18 @@ from tierline.units import parse_bytes, parse_rate
 
 _ROOT = Path("/sys/fs/cgroup")
 _SHARES = 262144  # of the CPU, so that other work on the computer disturbs the command least
+_KINDS = ("memory", "blkio", "cpu", "cpuacct")
+# Told to the command in its environment, for engines that count what they read token by token.
+COUNTER, DISK = "CAPPED_COUNTER", "CAPPED_DISK"
 
 
 @dataclass(frozen=True, slots=True)
 class CappedRun:
-    """What a command took under its limits, in bytes and seconds; None means that there was no limit."""
+    """What a command took under its limits, in bytes and seconds; None means that there was no limit.
+
+    `others_cpu_fraction` is the part of all cores that other work took meanwhile. A command that was ended
+    because its time was over has `timed_out`.
+    """
 
     memory_limit_bytes: int | None
     disk_limit_bytes_per_s: float | None
@@ -35,6 +43,8 @@ class CappedRun:
     read_bytes: int
     reads: int
     oom_kills: int
+    others_cpu_fraction: float
+    timed_out: bool
 
 
 def disk_of(path: Path) -> str:
@@ -48,34 +58,58 @@ def disk_of(path: Path) -> str:
 
 
 def run_capped(
-    command: Sequence[str], *, memory_bytes: int | None, disk_bytes_per_s: float | None, disk: str
+    command: Sequence[str],
+    *,
+    memory_bytes: int | None,
+    disk_bytes_per_s: float | None,
+    disk: str,
+    timeout_s: float | None = None,
 ) -> CappedRun:
     """Run `command` in fresh cgroups with the limits given and return what it took.
 
     Raises PermissionError without root.
     """
     name = f"tierline_{os.getpid()}_{time.monotonic_ns()}"
-    groups = {kind: _ROOT / kind / name for kind in ("memory", "blkio", "cpu")}
+    groups = {kind: _ROOT / kind / name for kind in _KINDS if (_ROOT / kind).is_dir()}
     for group in groups.values():
-        group.mkdir()
+        group.mkdir(exist_ok=True)  # cpu and cpuacct may be one
     try:
         _limit(groups, memory_bytes, disk_bytes_per_s, disk)
-        started_s = time.perf_counter()
-        done = subprocess.run([sys.executable, __file__, "--join", name, "--", *command], check=False)
+        started_s, busy_s = time.perf_counter(), _busy_s()
+        exit_code, timed_out = _wait(command, name, groups["blkio"], disk, timeout_s)
         wall_s = time.perf_counter() - started_s
+        others_s = _busy_s() - busy_s - _used_s(groups)
         return CappedRun(
             memory_limit_bytes=memory_bytes,
             disk_limit_bytes_per_s=disk_bytes_per_s,
-            exit_code=done.returncode,
+            exit_code=exit_code,
             wall_s=wall_s,
             peak_bytes=int((groups["memory"] / "memory.max_usage_in_bytes").read_text(encoding="ascii")),
             read_bytes=_counter(groups["blkio"] / "blkio.throttle.io_service_bytes", disk),
             reads=_counter(groups["blkio"] / "blkio.throttle.io_serviced", disk),
             oom_kills=_oom_kills(groups["memory"]),
+            others_cpu_fraction=max(0.0, others_s) / wall_s / (os.cpu_count() or 1),
+            timed_out=timed_out,
         )
     finally:
         for group in groups.values():
             _remove(group)
+
+
+def _wait(
+    command: Sequence[str], name: str, blkio: Path, disk: str, timeout_s: float | None
+) -> tuple[int, bool]:
+    """Return the exit code of `command` in the cgroups called `name`, and whether its time was over."""
+    environment = os.environ | {COUNTER: str(blkio / "blkio.throttle.io_service_bytes"), DISK: disk}
+    joining = [sys.executable, __file__, "--join", name, "--", *command]
+    with subprocess.Popen(joining, env=environment, start_new_session=True) as process:
+        try:
+            return process.wait(timeout_s), False
+        except BaseException as end:
+            os.killpg(process.pid, signal.SIGKILL)
+            if not isinstance(end, subprocess.TimeoutExpired):
+                raise
+            return process.wait(), True
 
 
 def _limit(groups: dict[str, Path], memory_bytes: int | None, rate: float | None, disk: str) -> None:
@@ -92,9 +126,21 @@ def _limit(groups: dict[str, Path], memory_bytes: int | None, rate: float | None
 
 def _join(name: str, command: Sequence[str]) -> None:
     """Enter the cgroups called `name` and become `command`."""
-    for kind in ("memory", "blkio", "cpu"):
+    for kind in (kind for kind in _KINDS if (_ROOT / kind).is_dir()):
         (_ROOT / kind / name / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
     os.execvp(command[0], list(command))  # noqa: S606 - the command that the user gave
+
+
+def _busy_s() -> float:
+    """Return the seconds that all cores together have worked so far."""
+    fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
+    user, nice, system, _idle, _wait, *interrupts = map(int, fields[:8])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
+def _used_s(groups: dict[str, Path]) -> float:
+    usage = groups.get("cpuacct", groups["cpu"]) / "cpuacct.usage"
+    return int(usage.read_text(encoding="ascii")) / 1e9 if usage.exists() else 0.0
 
 
 def _counter(file: Path, disk: str) -> int:
