@@ -97,13 +97,14 @@ def _moved(plan: Plan) -> int:
 
 def main() -> None:
     """Write them all."""
-    from tierline.report.roofline_plot import plot_roofline
+    from tierline.report.figures.draw import draw
+    from tierline.report.figures.roofline import roofline_chart
 
     DERIVATIONS.mkdir(exist_ok=True)
     for path, text in texts().items():
         path.write_text(text, encoding="utf-8")
     for path, roofline in rooflines().items():
-        plot_roofline(roofline, path)
+        draw(roofline_chart(roofline), path)
 
 
 if __name__ == "__main__":

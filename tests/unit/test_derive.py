@@ -143,7 +143,8 @@ def renamed(model: Model, name: str) -> Model:
 
 def test_the_shipped_pages_and_plots_are_fresh(tmp_path: Path) -> None:
     matplotlib = pytest.importorskip("matplotlib")
-    from tierline.report.roofline_plot import plot_roofline
+    from tierline.report.figures.draw import draw
+    from tierline.report.figures.roofline import roofline_chart
 
     docs = Path(__file__).parents[2] / "docs"
     generated = runpy.run_path(str(docs / "generate.py"))
@@ -152,6 +153,6 @@ def test_the_shipped_pages_and_plots_are_fresh(tmp_path: Path) -> None:
     for path, roofline in generated["rooflines"]().items():
         shipped = path.read_text(encoding="utf-8")
         assert "operational intensity" in shipped
-        plot_roofline(roofline, tmp_path / path.name)
+        draw(roofline_chart(roofline), tmp_path / path.name)
         if f"Matplotlib v{matplotlib.__version__}" in shipped:  # another version draws other paths
             assert shipped == (tmp_path / path.name).read_text(encoding="utf-8"), f"{path} is stale"

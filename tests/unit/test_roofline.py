@@ -185,20 +185,22 @@ def test_the_table_names_what_binds(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_plots_are_written(suffix: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from tierline.report.roofline_plot import plot_roofline
+    from tierline.report.figures.draw import draw
+    from tierline.report.figures.roofline import roofline_chart
 
     path = tmp_path / f"plot{suffix}"
-    plot_roofline(built("int8", "bf16", phases=("denoise",)), path)
+    draw(roofline_chart(built("int8", "bf16", phases=("denoise",))), path)
     start = path.read_bytes()[:200]
     assert {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[suffix] in start
 
 
 def test_what_a_plot_shows(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from tierline.report.roofline_plot import plot_roofline
+    from tierline.report.figures.draw import draw
+    from tierline.report.figures.roofline import roofline_chart
 
     path = tmp_path / "plot.svg"
-    plot_roofline(built("int8", phases=("vision",)), path)
+    draw(roofline_chart(built("int8", phases=("vision",))), path)
     text = path.read_text(encoding="utf-8")
     for words in (
         "hbm, 460 GB/s peak",
@@ -208,18 +210,19 @@ def test_what_a_plot_shows(tmp_path: Path) -> None:
     ):
         assert words in text
     assert "modality_projection.proj" in text
-    plot_roofline(built("int8", phases=("vision",)), tmp_path / "again.svg")
+    draw(roofline_chart(built("int8", phases=("vision",))), tmp_path / "again.svg")
     assert text == (tmp_path / "again.svg").read_text(encoding="utf-8")
 
 
 def test_names_from_a_file_cannot_break_a_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from tierline.report.roofline_plot import plot_roofline
+    from tierline.report.figures.draw import draw
+    from tierline.report.figures.roofline import roofline_chart
 
     roofline = built("int8", phases=("vision",))
     operations = tuple(replace(p, name=f"$\\frac{{{p.name}") for p in roofline.operations)
     hostile = replace(roofline, operations=operations, model=replace(roofline.model, name="$x^{\n<b>"))
-    plot_roofline(hostile, tmp_path / "plot.svg")
+    draw(roofline_chart(hostile), tmp_path / "plot.svg")
     text = (tmp_path / "plot.svg").read_text(encoding="utf-8")
     assert "&lt;b&gt;" in text
     assert "<b>" not in text

@@ -1,11 +1,13 @@
 """`tierline plan`: does it fit, where does every byte live, how fast can it go, and what to change."""
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tierline.cli import options
+from tierline.cli.figures import PLAN_FIGURES, Figures, PlanFigureOption, PlotOption, check_plot, plot_one
 from tierline.cost.training import Training
 from tierline.errors import InputError
 from tierline.formats.parse import parse_format
@@ -13,6 +15,9 @@ from tierline.plan.build import plan_with
 from tierline.plan.runtime import DEFAULT_RUNTIME
 from tierline.plan.sensitivity import sensitivity as find_sensitivity
 from tierline.scenario import Scenario, scenario
+
+if TYPE_CHECKING:
+    from tierline.plan.plan import Plan
 
 SENSITIVITY_FORMATS = ("bf16", "fp16", "int8", "mxfp4")
 
@@ -40,6 +45,27 @@ def _training(
     if sensitivity:
         raise InputError("--sensitivity: is of inference; leave it out, or --training")
     return Training.of(text, checkpointing or "none")
+
+
+def _plot(planned: "Plan", path: Path | None, name: str | None) -> None:
+    """Draw a figure of the plan, where one is asked for."""
+    if path is None:
+        return
+    from tierline.report.figures.footprint import footprint_by_context, footprint_by_format
+    from tierline.report.figures.memory import memory_map
+    from tierline.report.figures.speed import speed_by_link, speed_by_memory
+    from tierline.report.figures.traffic import traffic_per_pass
+    from tierline.sim.simulate import simulate
+
+    figures: Figures = {
+        "memory": lambda: memory_map(planned),
+        "formats": lambda: footprint_by_format(planned),
+        "context": lambda: footprint_by_context(planned),
+        "traffic": lambda: traffic_per_pass(planned),
+        "budget": lambda: speed_by_memory(planned),
+        "link": lambda: speed_by_link(simulate(planned)),
+    }
+    plot_one(path, name, figures)
 
 
 def _plan_training(asked: Scenario, how: Training, *, as_json: bool) -> None:
@@ -85,6 +111,8 @@ def plan(
     checkpointing: options.CheckpointingOption = None,
     sensitivity: SensitivityOption = False,
     sensitivity_formats: SensitivityFormatsOption = None,
+    plot: PlotOption = None,
+    figure: PlanFigureOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Does it fit, where does every byte live, how many bytes cross each link, how fast, what to change.
@@ -92,6 +120,9 @@ def plan(
     Example: tierline plan smolvlm2-256m --on nexys-video --weights mxfp8:block=8 --context 1024
     """
     how = _training(training, checkpointing, new, sensitivity=sensitivity)
+    check_plot(plot, figure, PLAN_FIGURES)
+    if how and plot is not None:
+        raise InputError(f"--plot {plot}: figures are of inference; leave it out, or --training")
     asked = scenario(
         model,
         on,
@@ -123,6 +154,7 @@ def plan(
     formats = [parse_format(name) for name in sensitivity_formats or SENSITIVITY_FORMATS]
     planned = plan_with(asked.model, asked.machine, asked.workload, asked.costing)
     kept = find_sensitivity(planned, formats) if sensitivity else ()
+    _plot(planned, plot, figure)
     if as_json:
         from tierline.report.schema import plan_json, sensitivity_json
 

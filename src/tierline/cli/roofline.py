@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tierline.cli import options
+from tierline.cli.figures import PlotOption, check_plot
+from tierline.cli.figures import plot as draw_plot
 from tierline.cost.costing import Costing
 from tierline.errors import InputError
 from tierline.formats.precision import Precision
@@ -22,9 +23,6 @@ FormatsOption = Annotated[
     typer.Option(
         metavar="FMT,...", help="Operands in each of these formats, in place of --weights and others."
     ),
-]
-PlotOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write a log-log plot: .png, .svg or .pdf.")
 ]
 MOST_FORMATS = 6
 
@@ -55,6 +53,7 @@ def roofline(
 
     Example: tierline roofline smolvla --on alveo-u280 --formats int8,bf16 --phase vision --plot vision.png
     """
+    check_plot(plot)
     asked = scenario(
         model,
         on,
@@ -73,14 +72,12 @@ def roofline(
         include=include,
         hoist=hoist,
     )
+    from tierline.report.figures.roofline import roofline_chart
     from tierline.report.roofline import build_roofline
 
     costings = _costings(asked.costing, formats)
     built = build_roofline(asked.model, asked.machine, asked.workload, costings, phase or ())
-    if plot is not None:
-        from tierline.report.roofline_plot import plot_roofline
-
-        plot_roofline(built, plot)
+    draw_plot(plot, lambda: roofline_chart(built))
     _show(built, as_json=as_json)
 
 

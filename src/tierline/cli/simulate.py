@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tierline.cli import options
+from tierline.cli.figures import (
+    SIMULATE_FIGURES,
+    Figures,
+    PlotOption,
+    SimulateFigureOption,
+    check_plot,
+    plot_one,
+)
 from tierline.errors import InputError
 from tierline.plan.build import plan_with
 from tierline.scenario import scenario
@@ -84,10 +92,6 @@ WantOption = Annotated[float | None, typer.Option(help="tok/s for which to find 
 TraceOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write a trace that Perfetto and chrome://tracing open.")
 ]
-PlotOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Draw the last pass and residency over time (png, svg, pdf)."),
-]
 
 
 def simulate(
@@ -136,6 +140,7 @@ def simulate(
     want: WantOption = None,
     trace: TraceOption = None,
     plot: PlotOption = None,
+    figure: SimulateFigureOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Execute the plan event by event in virtual time: what is fetched when, who waits for whom, how fast.
@@ -167,9 +172,8 @@ def simulate(
         seed=seed,
         warm=warm,
     )
+    _check(want, plot, figure)
     program_bytes = _program_bytes(program, instructions)
-    if want is not None and not want > 0:
-        raise InputError(f"--want {want}: want more than 0 tok/s")
     asked = scenario(
         model,
         on,
@@ -197,8 +201,15 @@ def simulate(
         asked.model, asked.machine, asked.workload, asked.costing, program_bytes=program_bytes
     )
     result = execute(planned, asked_for)
-    _write(result, trace, plot)
+    _write(result, trace, plot, figure)
     _show(result, want, as_json=as_json)
+
+
+def _check(want: float | None, plot: Path | None, figure: str | None) -> None:
+    """Raise InputError for a rate or a figure that cannot be."""
+    if want is not None and not want > 0:
+        raise InputError(f"--want {want}: want more than 0 tok/s")
+    check_plot(plot, figure, SIMULATE_FIGURES)
 
 
 def _show(result: "SimResult", want: float | None, *, as_json: bool) -> None:
@@ -219,11 +230,24 @@ def _program_bytes(program: str, instructions: str) -> int:
     return found
 
 
-def _write(result: "SimResult", trace: Path | None, plot: Path | None) -> None:
+def _write(result: "SimResult", trace: Path | None, plot: Path | None, figure: str | None) -> None:
     if trace is not None:
         process = f"{result.plan.model.name} on {result.plan.machine.name}"
         trace.write_text(json.dumps(chrome_trace(result.events, process)), encoding="utf-8")
-    if plot is not None:
-        from tierline.report.timeline import plot_simulation
+    _plot(result, plot, figure)
 
-        plot_simulation(result, plot)
+
+def _plot(result: "SimResult", path: Path | None, name: str | None) -> None:
+    """Draw a figure of the simulation, where one is asked for."""
+    if path is None:
+        return
+    from tierline.report.figures.residency import residency_chart
+    from tierline.report.figures.speed import speed_by_link
+    from tierline.report.figures.timeline import token_timeline
+
+    figures: Figures = {
+        "timeline": lambda: token_timeline(result),
+        "residency": lambda: residency_chart(result),
+        "link": lambda: speed_by_link(result),
+    }
+    plot_one(path, name, figures)

@@ -1,9 +1,10 @@
 """What the fast tier holds as a simulation goes on."""
 
+from collections.abc import Sequence
 from itertools import accumulate, chain
 
-from tierline.report.figures.figure import Chart, Rule, Series
-from tierline.report.figures.palette import ACTIVATIONS, BLUE, KV, STAGING, Paint, bytes_axis, seconds_axis
+from tierline.report.figures.figure import Chart, Paint, Rule, Series
+from tierline.report.figures.palette import ACTIVATIONS, BLUE, KV, STAGING, bytes_axis, seconds_axis
 from tierline.sim.simulate import SimResult
 from tierline.units import format_bytes
 
@@ -13,15 +14,14 @@ def residency_chart(result: SimResult) -> Chart:
     ends = tuple(accumulate(chain.from_iterable(p.pass_times_s for p in result.phases)))
     passes = result.schedule.passes
     parts: tuple[tuple[str, Paint, tuple[int, ...]], ...] = (
-        ("weights", Paint(BLUE), tuple(p.weights_bytes for p in passes)),
-        ("staging", STAGING, tuple(p.staging_bytes for p in passes)),
-        ("KV cache", KV, tuple(p.kv_bytes for p in passes)),
-        ("other", ACTIVATIONS, tuple(p.others_bytes for p in passes)),
+        ("weights", Paint(BLUE), _held([p.weights_bytes for p in passes])),
+        ("staging", STAGING, _held([p.staging_bytes for p in passes])),
+        ("KV cache", KV, _held([p.kv_bytes for p in passes])),
+        ("other", ACTIVATIONS, _held([p.others_bytes for p in passes])),
     )
     tier = result.plan.machine.fast
     capacity = tier.capacity_bytes.value
     most = max(p.resident_bytes for p in passes)
-    times, doubled = (0.0, *ends), lambda counts: (counts[0], *counts)  # a pass holds it from its beginning
     return Chart(
         title=f"{result.plan.model.name} on {result.plan.machine.name}: {tier.name}, {result.strategy}",
         x=seconds_axis("time", ends[-1]),
@@ -30,14 +30,19 @@ def residency_chart(result: SimResult) -> Chart:
             Series(
                 name,
                 "area",
-                times,
-                tuple(float(n) for n in doubled(counts)),
+                (0.0, *ends),
+                tuple(float(n) for n in counts),
                 paint.colour,
                 texture=paint.texture,
-                hovers=tuple(f"{name}: {n:,} B ({format_bytes(n)})" for n in doubled(counts)),
+                hovers=tuple(f"{name}: {n:,} B ({format_bytes(n)})" for n in counts),
             )
             for name, paint, counts in parts
             if any(counts)
         ),
         rules=(Rule("y", capacity, f"{tier.name} has {format_bytes(capacity)}"),) * (capacity < 2 * most),
     )
+
+
+def _held(counts: Sequence[int]) -> tuple[int, ...]:
+    """Return what is held at the ends of the passes, and before them what the first one holds throughout."""
+    return (counts[0], *counts)

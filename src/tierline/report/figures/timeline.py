@@ -1,7 +1,8 @@
 """The timeline of one token: what links, staging slots and compute do while it is made."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from tierline.errors import InputError
 from tierline.report.figures.figure import Lane, LaneGroup, Lanes, Paint, Span
 from tierline.report.figures.palette import BLUE, GREEN, LIGHT, ORANGE, PURPLE, VERMILLION, seconds_axis
 from tierline.sim.simulate import SimResult
@@ -21,32 +22,47 @@ _ORDER = {"compute": 0, "wait": 0, "read": 1, "load": 1, "write": 1, "hold": 2}
 
 
 def token_timeline(result: SimResult, measured: Sequence[TraceEvent] = ()) -> Lanes:
-    """Return the last pass of the main phase, simulated; below it `measured`, the events of one token.
+    """Return the last pass of the main phase, simulated; below it that of `measured`, the events of a run.
 
-    Spans too short to see are drawn with their neighbours of the same activity, and say how many they are.
+    Spans too short to see are drawn with their neighbours, and say how many they are.
     """
-    window = _last_pass(result)
-    groups = [_group("simulated", result.events, *window)]
-    longest = window[1] - window[0]
+    main = result.main
+    end_s = main.start_s + sum(main.pass_times_s)
+    windows = [("simulated", result.events, end_s - main.pass_times_s[-1], end_s)]
     if measured:
-        start, end = min(e.start_s for e in measured), max(e.end_s for e in measured)
-        groups.append(_group("measured", measured, start, end))
-        longest = max(longest, end - start)
-    title = f"{result.plan.model.name} on {result.plan.machine.name}: one pass of {result.main.name}"
-    return lanes(title, groups, longest)
+        windows.append(("measured", tuple(measured), *last_pass(measured)))
+    return _lanes(f"{result.plan.model.name} on {result.plan.machine.name}: one pass of {main.name}", windows)
 
 
-def lanes(title: str, groups: Sequence[LaneGroup], longest_s: float) -> Lanes:
-    """Return groups of lanes as a figure of `longest_s` seconds."""
+def run_timeline(title: str, runs: Mapping[str, Sequence[TraceEvent]]) -> Lanes:
+    """Return the last pass of each run (`simulated`, `measured`), one below the other.
+
+    Runs in which nothing was computed are left out.
+    """
+    known = {name: events for name, events in runs.items() if any(e.activity == "compute" for e in events)}
+    return _lanes(title, [(name, tuple(events), *last_pass(events)) for name, events in known.items()])
+
+
+def last_pass(events: Sequence[TraceEvent]) -> tuple[float, float]:
+    """Return when the last pass of a run began and ended: what is computed first begins each pass.
+
+    The time in which compute waits for that first step belongs to the pass. Raises InputError where
+    nothing was computed.
+    """
+    computed = sorted((e for e in events if e.activity == "compute"), key=lambda e: e.start_s)
+    if not computed:
+        raise InputError("a timeline of a pass needs events in which something is computed")
+    last = max(i for i, event in enumerate(computed) if event.name == computed[0].name)
+    before_s = computed[last - 1].end_s if last else computed[last].start_s
+    return before_s, computed[-1].end_s
+
+
+def _lanes(title: str, windows: Sequence[tuple[str, Sequence[TraceEvent], float, float]]) -> Lanes:
+    groups = tuple(_group(*window) for window in windows)
     used = {s.activity for group in groups for lane in group.lanes for s in lane.spans}
     paints = {name: paint for name, paint in PAINTS.items() if name in used}
-    return Lanes(title, seconds_axis("time", longest_s), tuple(groups), paints)
-
-
-def _last_pass(result: SimResult) -> tuple[float, float]:
-    main = result.main
-    end = main.start_s + sum(main.pass_times_s)
-    return end - main.pass_times_s[-1], end
+    longest_s = max((end - start for _, _, start, end in windows), default=1.0)
+    return Lanes(title, seconds_axis("time", longest_s), groups, paints)
 
 
 def _group(name: str, events: Iterable[TraceEvent], start_s: float, end_s: float) -> LaneGroup:
@@ -54,7 +70,8 @@ def _group(name: str, events: Iterable[TraceEvent], start_s: float, end_s: float
     by_resource: dict[str, list[TraceEvent]] = {}
     for event in events:
         if event.end_s > start_s and event.start_s < end_s:
-            by_resource.setdefault(event.resource, []).append(event)
+            resource = "compute" if event.activity == "wait" else event.resource
+            by_resource.setdefault(resource, []).append(event)
     least_s = (end_s - start_s) / _MOST_SPANS
     ordered = sorted(by_resource.items(), key=lambda item: (_ORDER[item[1][0].activity], item[0]))
     return LaneGroup(
