@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from tierline.cost import kv
-from tierline.cost.amount import Amount, Values, element_bytes, larger
+from tierline.cost.amount import Amount, Values, element_bytes, larger, smaller
 from tierline.cost.arena import arena_bytes
 from tierline.cost.buffers import BufferRules, layer_buffers
 from tierline.cost.costing import Costing
@@ -123,9 +123,10 @@ def working_set_bytes(
         rotary = rules.rotary and not any(t.kind == "positions" for k in kinds for t in k.block.tensors)
         for group in pass_groups(phase, workload, costing):
             values = group.values(workload)
+            runs = smaller(group.passes, 1 + 0 * group.passes)  # in an array some may have no such pass
             for kind in kinds:
                 live = _live_bytes(kind, values, costing, replace(rules, rotary=rotary))
-                most = larger(most, live)
+                most = larger(most, runs * live)
     return most
 
 

@@ -16,7 +16,7 @@ from tierline.plan.plan import LinkUse, PhasePlan, Read, Residency, Step
 from tierline.plan.units import StoredLayer
 
 # Phases that make or take tokens of a text; rows of the others (patches, actions) are not called tokens.
-_TOKEN_PHASES = ("prefill", "decode")
+TOKEN_PHASES = ("prefill", "decode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ def _phase_plan(
         time_s=time_s,
         bound=reached[1].resource if reached else None,
         rate_kind=reached[1].rate_kind if reached else None,
-        tokens_per_s=rows / time_s if time_s and phase.name in _TOKEN_PHASES else None,
+        tokens_per_s=rows / time_s if time_s and phase.name in TOKEN_PHASES else None,
         links=links,
     )
 
