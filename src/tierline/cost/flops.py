@@ -5,7 +5,7 @@ from math import prod
 
 from tierline.cost.amount import Amount, Values
 from tierline.cost.kv import keys_touched
-from tierline.models.description import Attention, Operation, Tensor
+from tierline.models.description import Attention, Experts, Operation, Tensor
 
 
 def linear_flop(rows: Amount, in_features: int, out_features: int) -> Amount:
@@ -23,9 +23,12 @@ def attention_flop(attention: Attention, rows: Amount, values: Values) -> Amount
     return 2 * rows * keys_touched(attention, values) * widths * attention.heads
 
 
-def experts_flop(rows: Amount, per_token: int, expert_elements: int) -> Amount:
-    """Return `2 * rows * per_token * elements of one expert's matrices`."""
-    return 2 * rows * per_token * expert_elements
+def experts_flop(rows: Amount, experts: Experts, elements: int) -> Amount:
+    """Return `2 * rows * per_token * elements of one expert's matrices`; `elements` are of all that are held.
+
+    Of a part of the experts it is what falls to them where routing is balanced.
+    """
+    return 2 * rows * experts.per_token * elements // experts.chosen_from
 
 
 def operation_flop(operation: Operation, tensors: Mapping[str, Tensor], values: Values) -> Amount:
@@ -42,5 +45,5 @@ def operation_flop(operation: Operation, tensors: Mapping[str, Tensor], values: 
     if operation.experts is not None:
         used = (tensors[name] for name in operation.weights if name in tensors)
         matrices = sum(prod(t.shape) for t in used if t.kind == "experts" and len(t.shape) > 2)
-        return experts_flop(rows, operation.experts.per_token, matrices // operation.experts.count)
+        return experts_flop(rows, operation.experts, matrices)
     return 0

@@ -10,17 +10,19 @@ from tierline.models.description import Experts
 
 
 def distinct_experts(experts: Experts, rows: Amount, shares: Sequence[float] | None = None) -> Amount:
-    """Return how many experts `rows` tokens are expected to visit, tokens routed independently.
+    """Return how many of the experts held `rows` tokens are expected to visit, tokens routed independently.
 
     Each token visits k different ones of E. Uniform routing gives `E * (1 - (1 - k/E)^rows)`; with `shares`,
     how often each expert is visited beside the others, it is `sum over experts of 1 - (1 - p)^rows`, where p
-    is the chance that a token visits the expert: k times its share, and never more than 1. Raises InputError
-    where there are not E shares, or fewer than k experts have one.
+    is the chance that a token visits the expert: k times its share, and never more than 1. Where a part of
+    the E is held, the sums are over that part. Raises InputError where there are not E shares, or fewer than
+    k experts have one.
     """
     if shares is None:
-        share = experts.per_token / experts.count
+        share = experts.per_token / experts.chosen_from
         return experts.count * (1 - (1 - share) ** rows)
-    return sum(1 - (1 - chance) ** rows for chance in visit_chances(experts, tuple(shares)))
+    held = slice(experts.first, experts.first + experts.count)
+    return sum(1 - (1 - chance) ** rows for chance in visit_chances(experts, tuple(shares))[held])
 
 
 @lru_cache(maxsize=256)
@@ -30,10 +32,10 @@ def visit_chances(experts: Experts, shares: tuple[float, ...]) -> tuple[float, .
     What an expert cannot take beyond 1 goes to the others in proportion to their shares.
     """
     used = [s for s in shares if s > 0]
-    if len(shares) != experts.count or len(used) < experts.per_token or min(shares) < 0:
+    if len(shares) != experts.chosen_from or len(used) < experts.per_token or min(shares) < 0:
         raise InputError(
-            f"expert shares: {len(shares)} numbers, {len(used)} above 0; want {experts.count}, none below 0 "
-            f"and at least {experts.per_token} above 0, the experts that a token visits"
+            f"expert shares: {len(shares)} numbers, {len(used)} above 0; want {experts.chosen_from}, none "
+            f"below 0 and at least {experts.per_token} above 0, the experts that a token visits"
         )
     full: set[int] = set()
     while True:

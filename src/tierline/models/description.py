@@ -70,10 +70,21 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """A routed set of experts: each row visits `per_token` of `count`; the weights hold all of them."""
+    """A routed set of experts: each row visits `per_token` of all; the weights hold `count` of them.
+
+    On a device that holds a part of them, `total` is how many there are (0: as many as are held) and `first`
+    the index of the first that is held.
+    """
 
     count: int
     per_token: int
+    total: int = 0
+    first: int = 0
+
+    @property
+    def chosen_from(self) -> int:
+        """How many experts a row chooses among."""
+        return self.total or self.count
 
 
 @dataclass(frozen=True, slots=True)
