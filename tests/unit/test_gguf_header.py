@@ -137,7 +137,7 @@ HOSTILE = {
     "long text": (build([key("k", STRING, struct.pack("<Q", HUGE))], []), "length of metadata 'k'"),
     "2^60 numbers": (build([key("k", ARRAY, struct.pack("<IQ", U32, HUGE))], []), "number of elements"),
     "2^60 texts": (build([key("k", ARRAY, struct.pack("<IQ", STRING, HUGE))], []), "number of elements"),
-    "texts past the end": (build([key("k", ARRAY, struct.pack("<IQ", STRING, 50))], []), "50 elements.*truncated"),
+    "texts past the end": (build([key("k", ARRAY, struct.pack("<IQ", STRING, 50))], []), "50 elements"),
     "numbers past the end": (build([key("k", ARRAY, struct.pack("<IQ", U32, 40))], []), "truncated"),
     "a long text in a list": (
         build([key("k", ARRAY, struct.pack("<IQQ", STRING, 1, HUGE))], []), "truncated",

@@ -1,7 +1,9 @@
 """The weights of one run: what is pinned, what is streamed through staging, all within one budget."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from tierline.place.placement import Placement, Unit, place
 from tierline.run.direct_io import DirectFile, Extract, anonymous_memory
 from tierline.run.kernels import Kernel, Kernels
 from tierline.run.ledger import Ledger
+from tierline.run.loading import read_tiles
 from tierline.run.matrix import Home, Matrix, PinnedTile, RowTable, StreamedTile
 from tierline.run.meter import Outstanding
 from tierline.run.needs import Needs, needs_of
@@ -174,23 +177,30 @@ class Weights:
                 recorder=recorder,
                 outstanding=outstanding,
             )
-        used = index = 0
-        for tile in self.plan.tiles:
-            homes = self._homes.setdefault(tile.tensor.name, [])
-            if tile.name not in pinned:
-                assert self.staging is not None  # noqa: S101 - this tile is streamed
-                streamed_tile = StreamedTile(tile, index, self.staging)
-                homes.append(CheckedTile(streamed_tile) if self._verify else streamed_tile)
-                index += 1
-                continue
-            need = place_bytes(self._files[tile.tensor.path], tile)
-            extract = Extract(tile.name, tile.offset, tile.footprint_bytes)
-            data = self._files[tile.tensor.path].read(extract, arena[used : used + need])
-            if self._verify:
-                check_tile(tile, data)
-            homes.append(PinnedTile(tile, data))
-            used += need
-            progress(used, placement.pinned_bytes)
+        index = 0
+        kept = [t for t in self.plan.tiles if t.name in pinned]
+        with closing(self._pinned(kept, arena, progress)) as loaded:
+            for tile in self.plan.tiles:
+                if tile.name in pinned:
+                    home: Home = next(loaded)
+                else:
+                    assert self.staging is not None  # noqa: S101 - this tile is streamed
+                    streamed_tile = StreamedTile(tile, index, self.staging)
+                    home = CheckedTile(streamed_tile) if self._verify else streamed_tile
+                    index += 1
+                self._homes.setdefault(tile.tensor.name, []).append(home)
+
+    def _pinned(self, tiles: Sequence[Tile], arena: memoryview, progress: Progress) -> Generator[PinnedTile]:
+        """Yield `tiles` one after another as they arrive in `arena`."""
+        needs = [place_bytes(self._files[t.tensor.path], t) for t in tiles]
+        stops = list(accumulate(needs))
+        places = [(t, arena[stop - need : stop]) for t, need, stop in zip(tiles, needs, stops, strict=True)]
+        with closing(read_tiles(places, self._files, max(READERS, self.plan.readers))) as found:
+            for tile, data, stop in zip(tiles, found, stops, strict=True):
+                if self._verify:
+                    check_tile(tile, data)
+                progress(stop, len(arena))
+                yield PinnedTile(tile, data)
 
     def matrix(self, tensor: StoredTensor) -> Matrix:
         """Return `tensor` as compute uses it."""
