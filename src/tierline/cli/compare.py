@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tierline.cli.figures import PlotOption, check_plot
+from tierline.cli.figures import plot as draw_plot
 from tierline.cli.session import (
     AnswerJsonOption,
     FilesArgument,
@@ -41,6 +43,7 @@ def compare(
     trace: Annotated[
         Path | None, typer.Option(help="Write the simulated and the measured timeline as one Chrome trace.")
     ] = None,
+    plot: PlotOption = None,
     lean: LeanOption = False,
     as_json: AnswerJsonOption = False,
 ) -> None:
@@ -48,6 +51,7 @@ def compare(
 
     Example: tierline compare model.gguf "What is the capital of France?" --resident 44MiB
     """
+    check_plot(plot)
     setting = Setting(
         source=open_source(model),
         resident=None if resident is None else parse_bytes(resident),
@@ -56,17 +60,19 @@ def compare(
         lean=lean,
         pace=None if pace is None else find_pace(pace),
         new=new,
+        plot=plot,
     )
     request = Request(checked_text(text), new=new, raw=raw)
     with opened_session(setting) as (session, bar):
         from tierline.compare.compare import compare as execute
+        from tierline.report.figures.timeline import run_timeline
 
         found = execute(session, request, progress=bar.loading, emit=writer(sys.stderr, bar))
         sys.stderr.write("\n")
         process = setting.source.path.name
-        write_trace(
-            trace, {f"simulated {process}": found.forecast.events, f"measured {process}": session.events}
-        )
+        runs = {"simulated": found.forecast.events, "measured": session.events}
+        write_trace(trace, {f"{origin} {process}": events for origin, events in runs.items()})
+        draw_plot(plot, lambda: run_timeline(f"{process}: one token", runs))
     if as_json:
         sys.stdout.write(json.dumps(compare_json(found)) + "\n")
     else:

@@ -70,6 +70,7 @@ class Setting:
     verify: bool = False
     new: int = 1
     kv: KvChoice = field(default_factory=KvChoice)
+    plot: Path | None = None
 
 
 def checked_text(text: str | None) -> str:
@@ -95,7 +96,7 @@ def memory_bytes(text: str | None) -> int | None:
 
 @contextmanager
 def opened_session(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
-    """Open the model with progress on stderr; events are kept if a trace is asked for.
+    """Open the model with progress on stderr; events are kept if a trace or a figure is asked for.
 
     Raises BudgetError, before anything heavy is imported, for a budget that headers show cannot work.
     """
@@ -120,7 +121,7 @@ def opened_session(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
             setting.source,
             resident=setting.resident,
             memory=setting.memory,
-            keep_events=setting.trace is not None,
+            keep_events=setting.trace is not None or setting.plot is not None,
             pace=setting.pace,
             verify=setting.verify,
             kv=setting.kv,

@@ -12,7 +12,7 @@ BLUE, VERMILLION, GREEN = "#0072b2", "#d55e00", "#009e73"
 PURPLE, ORANGE, SKY, YELLOW = "#cc79a7", "#e69f00", "#56b4e9", "#f0e442"
 GREY, LIGHT = "#999999", "#cccccc"
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
-DASHES: tuple[Dash, ...] = ("solid", "dash", "dot", "dashdot", "longdash")
+DASHES: tuple[Dash, ...] = ("solid", "dash", "dashdot", "longdash", "dot")
 MARKERS: tuple[Marker, ...] = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross")
 STREAMED: Texture = "/"
 
