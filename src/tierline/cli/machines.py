@@ -14,10 +14,10 @@ from tierline.errors import InputError
 from tierline.machines.document import document, numbers
 from tierline.machines.load import THIS, load_machine, machine_names
 from tierline.machines.machine import Machine, Rate
-from tierline.machines.sources import Reference, references, source_keys
 from tierline.report.calibration import calibration_table
+from tierline.report.sources import machine_references, number_text
 from tierline.report.tables import shown
-from tierline.units import format_bytes, format_count, format_energy, format_rate, format_seconds
+from tierline.units import format_bytes, format_rate
 
 _WIDTH = 100
 
@@ -94,42 +94,18 @@ def _parts(machine: Machine) -> Iterator[RenderableType]:
     yield Text()
     table = _table("number", "value", "kind", "source")
     for path, number in numbers(machine):
-        table.add_row(path, _format(path, number.value), number.kind, Text(shown(number.source)))
+        table.add_row(path, number_text(path, number.value), number.kind, Text(shown(number.source)))
     yield table
     yield Text()
     if machine.calibration is not None:
         yield calibration_table(machine.calibration)
         yield Text()
-    for source in _sources(machine):
+    for source in machine_references(machine):
         yield Text(f"{source.key}: {source.title} ({source.date})")
         doubt = "" if source.confirmed else " (not confirmed to hold these figures)"
         yield Text(f"  {source.address}{doubt}", style="dim")
     for note in machine.notes:
         yield Text(f"note: {shown(note)}", style="dim")
-
-
-def _sources(machine: Machine) -> list[Reference]:
-    known = references()
-    used = dict.fromkeys(key for _, number in numbers(machine) for key in source_keys(number.source))
-    return [known[key] for key in used if key in known]
-
-
-def _format(path: str, value: float) -> str:
-    """Return `value` in the unit that the last part of `path` has."""
-    field = path.rpartition(".")[2]
-    if field in ("capacity", "free", "runtime"):
-        return format_bytes(value)
-    if field == "latency":
-        return format_seconds(value)
-    if field == "energy":
-        return format_energy(value)
-    if field == "count":
-        return f"{value:,.0f}"
-    if field == "clock":
-        return f"{value / 1e6:,.0f} MHz"
-    if path.count(".") < 2:
-        return format_rate(value)
-    return format_count(value) + ("OP/s" if ".int" in path else "FLOP/s")
 
 
 def _table(*columns: str) -> Table:

@@ -25,6 +25,7 @@ _STYLE: dict[str, Any] = {
     "pdf.fonttype": 42,
 }
 _DPI = 200
+_FEW_SPANS = 80  # edges of more would hide what they are around
 _WIDE = 0.07  # the share of the axis from which a segment has room for its name
 
 
@@ -113,10 +114,11 @@ def _lanes(axes: "Axes", figure: Lanes) -> None:
     several = len(figure.groups) > 1
     for group in figure.groups:
         for lane in group.lanes:
+            edge = 0.2 if len(lane.spans) <= _FEW_SPANS else 0.0
             for activity, paint in figure.paints.items():
                 spans = [s for s in lane.spans if s.activity == activity]
                 stretches = [(s.start_s / scale, (s.end_s - s.start_s) / scale) for s in spans]
-                axes.broken_barh(stretches, (row - 0.4, 0.8), **(_fill(paint) | {"linewidth": 0.2}))
+                axes.broken_barh(stretches, (row - 0.4, 0.8), **(_fill(paint) | {"linewidth": edge}))
             ticks.append(row)
             names.append(text(f"{group.name} {lane.name}" if several else lane.name))
             row += 1

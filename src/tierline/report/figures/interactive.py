@@ -14,6 +14,7 @@ from tierline.report.tables import shown
 Json = dict[str, Any]
 _BAR_PX, _LANE_PX, _EDGES_PX, _CHART_PX = 64, 26, 150, 440
 _FEW_DECADES = 1e3
+_FEW_SPANS = 80  # edges of more would hide what they are around
 _LINE_HOVER = "%{fullData.name}<extra></extra>"
 
 
@@ -169,7 +170,8 @@ def _lanes(figure: Lanes) -> Json:
                 "x": [(span.end_s - span.start_s) / scale for _, span in spans],
                 "customdata": [_text(span.hover) for _, span in spans],
                 "hovertemplate": "%{customdata}<extra></extra>",
-                "marker": _marker_of(paint) | {"line": {"width": 0.5, "color": "page"}},
+                "marker": _marker_of(paint)
+                | {"line": {"width": 0.5 * (len(spans) <= _FEW_SPANS), "color": "page"}},
             }
         )
     layout = _layout(figure.title, _EDGES_PX + _LANE_PX * len(rows))

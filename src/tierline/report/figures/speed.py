@@ -120,9 +120,7 @@ def _simulated(plan: Plan, most: int) -> Iterator[Series]:
     main, others = plan.main_phase, plan.footprint.others_bytes
     if main is None:
         return
-    few = min(plan.workload.new, _PASSES)  # passes at the full context are alike
-    work = replace(plan.workload, new=few, prompt_tokens=plan.workload.context - few)
-    brief = rebuild(plan, workload=work)
+    options = Options(phases=(main.name,), passes=_PASSES, warm=True)
     xs, ys = [], []
     for i in range(1, _SIMULATED + 1):
         size = others + (most - others) * i // _SIMULATED

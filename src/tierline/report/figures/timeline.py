@@ -1,6 +1,7 @@
 """The timeline of one token: what links, staging slots and compute do while it is made."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from tierline.errors import InputError
 from tierline.report.figures.figure import Lane, LaneGroup, Lanes, Paint, Span
@@ -18,6 +19,7 @@ PAINTS = {
     "hold": Paint(LIGHT, "."),
 }
 _MOST_SPANS = 600  # per lane: more are narrower than a pixel
+_MOST_SLOTS = 4
 _ORDER = {"compute": 0, "wait": 0, "read": 1, "load": 1, "write": 1, "hold": 2}
 
 
@@ -73,10 +75,36 @@ def _group(name: str, events: Iterable[TraceEvent], start_s: float, end_s: float
             resource = "compute" if event.activity == "wait" else event.resource
             by_resource.setdefault(resource, []).append(event)
     least_s = (end_s - start_s) / _MOST_SPANS
+    by_resource = _few_slots(by_resource)
     ordered = sorted(by_resource.items(), key=lambda item: (_ORDER[item[1][0].activity], item[0]))
     return LaneGroup(
         name, tuple(Lane(n, tuple(_spans(found, start_s, end_s, least_s))) for n, found in ordered)
     )
+
+
+def _few_slots(by_resource: dict[str, list[TraceEvent]]) -> dict[str, list[TraceEvent]]:
+    """Return the same with all slots on one lane where they are many: when any of them holds something."""
+    slots = [name for name, events in by_resource.items() if events[0].activity == "hold"]
+    if len(slots) <= _MOST_SLOTS:
+        return by_resource
+    held = [event for name in slots for event in by_resource[name]]
+    others = {name: events for name, events in by_resource.items() if name not in slots}
+    return {**others, f"{len(slots)} slots": list(_joined(held))}
+
+
+def _joined(events: Iterable[TraceEvent]) -> Iterator[TraceEvent]:
+    """Yield events that overlap as one, with the bytes of all."""
+    whole: TraceEvent | None = None
+    for event in sorted(events, key=lambda e: e.start_s):
+        if whole is not None and event.start_s <= whole.end_s:
+            moved = whole.traffic_bytes + event.traffic_bytes
+            whole = replace(whole, end_s=max(whole.end_s, event.end_s), traffic_bytes=moved)
+        else:
+            if whole is not None:
+                yield whole
+            whole = event
+    if whole is not None:
+        yield whole
 
 
 def _spans(events: Sequence[TraceEvent], start_s: float, end_s: float, least_s: float) -> Iterator[Span]:
