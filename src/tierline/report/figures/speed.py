@@ -125,9 +125,7 @@ def _simulated(plan: Plan, most: int) -> Iterator[Series]:
     for i in range(1, _SIMULATED + 1):
         size = others + (most - others) * i // _SIMULATED
         try:
-            result = simulate(
-                brief, Options(capacity_bytes=max(0, size - others), phases=(main.name,), warm=True)
-            )
+            result = simulate(plan, replace(options, capacity_bytes=max(0, size - others)))
         except TierlineError:  # this size is impossible, which the line shows by its absence
             continue
         measured = result.main
