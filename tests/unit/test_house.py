@@ -15,11 +15,11 @@ LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 
 # Each room may import from rooms of lower rank only, and from itself; equal ranks do not know each other.
 RANKS = {
-    "errors": 0, "sourced": 0, "cache": 0, "units": 1, "trace": 1,
+    "errors": 0, "sourced": 0, "cache": 0, "units": 1, "trace": 1, "live": 1,
     "formats": 2, "models": 3, "machines": 3,
     "probe": 4, "cost": 4, "place": 4, "plan": 5, "sim": 6, "run": 6, "scenario": 6,
     "compare": 7, "calibrate": 7, "search": 7, "testing": 7,
-    "report": 8, "audit": 9, "api": 9, "cli": 10, "web": 10, "__main__": 11,
+    "report": 8, "audit": 9, "api": 9, "web": 9, "cli": 10, "__main__": 11,
 }  # fmt: skip
 MAY_IMPORT_TORCH = {"probe", "run", "testing"}
 HEAVY = {"torch", "transformers"}

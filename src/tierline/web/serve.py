@@ -1,0 +1,64 @@
+"""The page's server on a socket."""
+
+import socket
+from collections.abc import Callable
+from ipaddress import ip_address
+
+import uvicorn
+
+from tierline.errors import InputError
+from tierline.web.app import create_app
+from tierline.web.guard import LOOPBACK
+
+
+class _Server(uvicorn.Server):
+    """Says where it is once it listens."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to listen."""
+        await super().startup(sockets)
+        self._ready()
+
+
+def serve(host: str, port: int, announce: Callable[[str], None]) -> None:
+    """Serve the page on `host` until interrupted; `announce` gets its address once it answers.
+
+    Raises InputError where the address cannot be had.
+    """
+    listening = _listening(host, port)
+    bound = listening.getsockname()[1]
+    shown = f"[{host}]" if ":" in host else host
+    config = uvicorn.Config(
+        create_app((host, *LOOPBACK)),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+        timeout_keep_alive=30,
+        h11_max_incomplete_event_size=2**16,
+        limit_concurrency=64,
+        ws="none",
+    )
+    with listening:
+        _Server(config, lambda: announce(f"http://{shown}:{bound}/")).run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if host != "localhost" and ip_address(host).version == 6 else socket.AF_INET
+    except ValueError:
+        raise InputError(
+            f"--host {host[:80]!r}: want an address of this computer, such as 127.0.0.1"
+        ) from None
+    found = socket.socket(family, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host, port))
+    except OSError as error:
+        found.close()
+        raise InputError(f"--host {host} --port {port}: {error.strerror}: choose another --port") from None
+    return found
