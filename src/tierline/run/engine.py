@@ -13,6 +13,7 @@ from torch import nn
 from transformers import Cache, PreTrainedModel
 
 from tierline.errors import BudgetError, InputError
+from tierline.machines.cgroups import read_limit
 from tierline.models.stored import StoredTensor
 from tierline.probe.order import execution_order
 from tierline.run.attach import attach, fixed_parameters, is_table, matrix_modules
@@ -28,15 +29,16 @@ from tierline.run.kv.disk import KvDisk, KvMeter
 from tierline.run.ledger import Ledger
 from tierline.run.matrix import Matrix, RowTable
 from tierline.run.meter import Outstanding, Reading
-from tierline.run.predict import Prediction, measure_link, measure_matrices, measure_read_cost, measure_wide
+from tierline.run.overlap import Step, overlapped
+from tierline.run.predict import Prediction, measure_beside, measure_link, measure_matrices, measure_wide
 from tierline.run.process_memory import bound_allocator, peak_resident_bytes, reset_peak, return_freed
 from tierline.run.recorder import Recorder
 from tierline.run.room import Room
 from tierline.run.source import Source
-from tierline.run.staging import stream_settings
+from tierline.run.staging import Staging, stream_settings
 from tierline.run.tiles import tiles_of
 from tierline.run.verify import require_checksums
-from tierline.run.weights import Planner, Progress, Weights, read_whole
+from tierline.run.weights import Planner, Progress, WeightPlan, Weights, read_whole
 from tierline.units import format_bytes
 
 _REHEARSED_STEPS = 8
@@ -131,30 +133,38 @@ class Engine:
         self._hand_over(self.weights)
         self._guard(room)
         with torch.inference_mode():
-            products_s = measure_matrices(self._matrices.values(), self._kernels.compute, room.rows)
-            reads_s = plan.read_bytes * measure_read_cost(
-                self._matrices.values(),
-                self.weights.staging,
-                len(plan.placement.streamed),
-                self._kernels.compute,
-            )
+            step = self._measure_step(plan, self.weights.staging, overhead_s)
             routed = self.experts.expect(room.rows)
-        compute_s = overhead_s + products_s + reads_s
         prediction = Prediction(
-            compute_s=compute_s + routed.products_s,
+            compute_s=step.compute_s + routed.products_s,
             read_bytes=plan.read_bytes
             + room.kv_read_bytes(self.source.model, self.source.compute_format)
             + round(routed.read_bytes),
-            read_bytes_per_s=measure_link(self.weights.staging, len(plan.placement.streamed))
-            or self.experts.measure_link(),
+            read_bytes_per_s=step.bytes_per_s,
             peak_bytes=self.reserved_bytes + plan.held_bytes - fixed_bytes + kv_bytes,
             rows=room.rows,
             routed_bytes=round(routed.read_bytes),
-            unrouted_s=compute_s + routed.last_s,
+            unrouted_s=step.compute_s + routed.last_s,
         )
         if self.weights.staging is not None:
             self.weights.staging.rewind()
         return prediction
+
+    def _measure_step(self, plan: WeightPlan, staging: Staging | None, overhead_s: float) -> Step:
+        """Return what a decode step will take: everything but products is rehearsed, the rest timed."""
+        streamed, rows = len(plan.placement.streamed), self._room.rows
+        matrices, dtype = tuple(self._matrices.values()), self._kernels.compute
+        products_s = measure_matrices(matrices, dtype, rows)
+        beside = measure_beside(matrices, staging, streamed, dtype, rows)
+        alone = measure_link(staging, streamed, plan.read_bytes) or self.experts.measure_link()
+        limit = read_limit(self.source.path)  # a sample may have begun with a burst
+        return overlapped(
+            products_s=products_s,
+            others_s=overhead_s,
+            read_bytes=plan.read_bytes,
+            bytes_per_s=alone if alone is None or limit is None else min(alone, limit),
+            beside=beside,
+        )
 
     def new_cache(self) -> Cache | None:
         """Return an empty cache kept as `load` was told to, None where transformers' own will do.

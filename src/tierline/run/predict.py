@@ -11,11 +11,12 @@ import torch
 
 from tierline.errors import FaultError, InputError
 from tierline.run.matrix import Matrix, PinnedTile
+from tierline.run.overlap import Beside
 from tierline.run.pace import Pace
 from tierline.run.staging import READERS, Staging
 from tierline.units import format_rate
 
-_LINK_SAMPLE_S = 0.5
+_LEAST_SAMPLE_S, _MOST_SAMPLE_S = 0.5, 1.5
 _BURST_RINGS = 2
 _ROUNDS = 4
 _LEAST_READ_BYTES = 2**23
@@ -24,10 +25,10 @@ _SLOWER_DISK = 0.8  # a sample of half a second varies, but not by this much
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A decode step as planned: `compute_s`, and `read_bytes` over the disk alone at `read_bytes_per_s`.
+    """A decode step as planned: `compute_s`, and `read_bytes` over the disk at `read_bytes_per_s`.
 
-    Reads run beside compute, so a step takes the longer of the two; `compute_s` includes what the reads take
-    of the processor. With `pace` the link is another machine's. `rows` are the tokens that a pass computes
+    Reads run beside compute, so a step takes the longer of the two; both are as they slow each other
+    (`overlap.py`). With `pace` the link is another machine's. `rows` are the tokens that a pass computes
     with: one, and those that it checks as guesses. Of `read_bytes`, `routed_bytes` are of experts, which are
     known only when a router has chosen: no compute but that of other experts runs beside their reads, and
     `unrouted_s` is all that does not.
@@ -92,11 +93,11 @@ def paced(prediction: Prediction, pace: Pace, tile_read_bytes: Sequence[int]) ->
     return replace(prediction, read_bytes_per_s=wanted, pace=pace)
 
 
-def measure_link(staging: Staging | None, tiles: int) -> float | None:
+def measure_link(staging: Staging | None, tiles: int, pass_bytes: int) -> float | None:
     """Return the bytes/s of the disk read by the real schedule alone, None if all is pinned.
 
     What the ring holds at first is left out: it was read before the clock started, and a throttled disk
-    begins with a burst.
+    begins with a burst. A sample takes about as long as the `pass_bytes` of a pass.
     """
     if staging is None:
         return None
@@ -110,7 +111,7 @@ def measure_link(staging: Staging | None, tiles: int) -> float | None:
         read_bytes, now_s = staging.meter.read_bytes, time.perf_counter()
         if not settled and read_bytes >= _BURST_RINGS * staging.ring_bytes:
             settled, started_s, before = True, now_s, read_bytes
-        elif settled and now_s - started_s > _LINK_SAMPLE_S:
+        elif settled and _is_enough(now_s - started_s, read_bytes - before >= pass_bytes):
             return (read_bytes - before) / (now_s - started_s)
 
 
@@ -132,30 +133,36 @@ def measure_matrices(matrices: Iterable[Matrix], dtype: torch.dtype, rows: int =
     return total_s
 
 
-def measure_read_cost(
-    matrices: Iterable[Matrix], staging: Staging | None, tiles: int, dtype: torch.dtype
-) -> float:
-    """Return the seconds of compute that one byte read beside it costs: reads need the processor too.
+def _is_enough(sampled_s: float, whole_pass: bool) -> bool:
+    return sampled_s > _MOST_SAMPLE_S or (whole_pass and sampled_s > _LEAST_SAMPLE_S)
+
+
+def measure_beside(
+    matrices: Iterable[Matrix], staging: Staging | None, tiles: int, dtype: torch.dtype, rows: int = 1
+) -> Beside | None:
+    """Return what products and reads do while both run.
 
     Pinned products are timed alone and while another thread takes the streamed tiles as fast as they come.
-    0 where nothing is streamed, nothing is pinned, or too little is read to tell.
+    None where nothing is streamed, nothing is pinned, or too little is read to tell.
     """
     homes = [(m, h) for m in matrices for h in m.tiles if isinstance(h, PinnedTile)]
     if staging is None or not homes:
-        return 0.0
-    alone_s = median([_products_s(homes, dtype) for _ in range(_ROUNDS)][1:])
+        return None
+    alone_s = median([_products_s(homes, dtype, rows) for _ in range(_ROUNDS)][1:])
     stop = threading.Event()
     drain = threading.Thread(target=_drain, args=(staging, tiles, stop), name="disk drain", daemon=True)
     drain.start()
-    _products_s(homes, dtype)
+    _products_s(homes, dtype, rows)
     before, spent_s, rounds = staging.meter.read_bytes, 0.0, 0
-    while spent_s < _LINK_SAMPLE_S:
-        spent_s += _products_s(homes, dtype)
+    while spent_s < _LEAST_SAMPLE_S:
+        spent_s += _products_s(homes, dtype, rows)
         rounds += 1
     read_bytes = staging.meter.read_bytes - before
     stop.set()
     drain.join()
-    return max(0.0, spent_s - rounds * alone_s) / read_bytes if read_bytes >= _LEAST_READ_BYTES else 0.0
+    if read_bytes < _LEAST_READ_BYTES:
+        return None
+    return Beside(max(1.0, spent_s / (rounds * alone_s)), read_bytes / spent_s)
 
 
 def _drain(staging: Staging, tiles: int, stop: threading.Event) -> None:

@@ -1,0 +1,65 @@
+"""Compute and reads that slow each other, against time in small slices."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tierline.run.overlap import Beside, overlapped
+
+
+def sliced(
+    products_s: float, others_s: float, read_bytes: int, rate: float, beside: Beside, slices: int = 20_000
+) -> float:
+    """The length of a step by its definition: slice after slice, reads spread evenly over what is computed.
+
+    A slice of products takes as long as it takes beside reads as long as its share of the bytes is not read;
+    after all compute the rest of the bytes comes at the link's own rate.
+    """
+    elapsed_s = read = 0.0
+    work = [(products_s / slices, True)] * slices + [(others_s / slices, False)] * slices
+    whole = products_s * beside.slowdown * beside.bytes_per_s + others_s * rate
+    for alone_s, product in work:
+        busy_s = alone_s * beside.slowdown if product else alone_s
+        moved = busy_s * (beside.bytes_per_s if product else rate)
+        due = moved / whole * read_bytes if whole > read_bytes else moved
+        share = due / moved if moved else 0.0
+        elapsed_s += share * busy_s + (1 - share) * alone_s
+        read += due
+    return elapsed_s + max(0.0, read_bytes - read) / rate
+
+
+@given(
+    products_s=st.floats(0.01, 3),
+    others_s=st.floats(0, 1),
+    read_bytes=st.integers(1, 3_000_017),
+    rate=st.floats(1e5, 1e7),
+    slowdown=st.floats(1, 2.5),
+    fraction=st.floats(0.1, 1),
+)
+def test_a_step_is_as_long_as_its_slices(
+    products_s: float, others_s: float, read_bytes: int, rate: float, slowdown: float, fraction: float
+) -> None:
+    beside = Beside(slowdown, rate * fraction)
+    step = overlapped(
+        products_s=products_s, others_s=others_s, read_bytes=read_bytes, bytes_per_s=rate, beside=beside
+    )
+    assert step.bytes_per_s is not None
+    expected = sliced(products_s, others_s, read_bytes, rate, beside, slices=200)
+    assert max(step.compute_s, read_bytes / step.bytes_per_s) == pytest.approx(expected, rel=1e-6)
+
+
+def test_alone_nothing_is_slowed() -> None:
+    step = overlapped(products_s=0.7, others_s=0.11, read_bytes=0, bytes_per_s=13.0, beside=Beside(2, 5))
+    assert (step.compute_s, step.bytes_per_s) == (pytest.approx(0.81), 13.0)
+    assert (
+        overlapped(products_s=0.7, others_s=0.11, read_bytes=17, bytes_per_s=None, beside=None).bytes_per_s
+        is None
+    )
+
+
+def test_a_slow_link_is_slower_still_while_products_run() -> None:
+    # 2 s of products become 3 and let 3 x 50 B pass; what is left of 500 B, 250 of them beside the rest
+    # of compute's second at 100 B/s, takes 2.5 s.
+    step = overlapped(products_s=2, others_s=1, read_bytes=500, bytes_per_s=100, beside=Beside(1.5, 50))
+    assert step.compute_s == 4
+    assert step.bytes_per_s == pytest.approx(500 / 6.5)
