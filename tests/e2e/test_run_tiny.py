@@ -207,27 +207,6 @@ def test_the_trace_holds_reads_waits_and_compute_in_order(tiny_llama: Path) -> N
         assert all(a[1] <= b[0] for a, b in pairwise(own))
 
 
-def test_a_conversation_computes_each_turn_once_and_answers_as_from_anew(tiny_llama: Path) -> None:
-    template = "{% for m in messages %}{{ m['content'] }} t7 {% endfor %}"
-    with session(tiny_llama) as opened:
-        opened.tokenizer.chat_template = template
-        conversation = opened.converse(context=96, progress=nothing)
-        lengths: list[int] = []
-        opened.engine.model.register_forward_pre_hook(
-            lambda _, __, named: lengths.append(named["input_ids"].shape[1]), with_kwargs=True
-        )
-        first = conversation.say(Request("t3 t141", new=4), nothing)
-        second = conversation.say(Request("t59", new=4), nothing)
-        assert max(lengths[len(first.token_ids) :]) < 12, "the second turn computed the first one again"
-        with pytest.raises(InputError, match="more than the 96"):
-            conversation.say(Request("t5", new=90), nothing)
-    with session(tiny_llama) as opened:
-        opened.tokenizer.chat_template = template
-        anew = opened.converse(context=96, progress=nothing)
-        assert anew.say(Request("t3 t141", new=4), nothing).token_ids == first.token_ids
-    assert len(second.token_ids) > 0
-
-
 def test_the_memory_that_a_refusal_names_is_enough(tiny_llama: Path) -> None:
     with session(tiny_llama, memory=2**20) as opened, pytest.raises(BudgetError) as refused:
         opened.answer(REQUEST, progress=nothing, emit=nothing)

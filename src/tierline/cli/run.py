@@ -1,18 +1,13 @@
 """`tierline run`: the model answers while its weights stream from disk."""
 
-import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from tierline.cli.progress import LoadingBar
+from tierline.cli.answer import answer, converse, take_turn
 from tierline.cli.session import (
-    PROMPT_LIMIT,
     AnswerJsonOption,
     FilesArgument,
     KvOffloadOption,
@@ -27,19 +22,12 @@ from tierline.cli.session import (
     checked_text,
     kv_choice,
     memory_bytes,
-    opened_session,
-    write_trace,
-    writer,
 )
 from tierline.errors import InputError
-from tierline.report.run import print_run, run_json, turn_line
 from tierline.run.pace import find_pace
 from tierline.run.request import MOST_DRAFT_TOKENS, Request
 from tierline.run.source import open_source
 from tierline.units import parse_bytes
-
-if TYPE_CHECKING:
-    from tierline.run.session import Session
 
 _CONTEXT_LIMIT = 2**24
 
@@ -62,6 +50,10 @@ def run(
     context: Annotated[
         int, typer.Option(help="Most tokens of a conversation.", min=8, max=_CONTEXT_LIMIT)
     ] = 2048,
+    session: Annotated[
+        Path | None,
+        typer.Option(help="Go on from what this file holds, if it is there, and save to it what came to it."),
+    ] = None,
     trace: Annotated[
         Path | None, typer.Option(help="Write reads, waits and compute as a Chrome/Perfetto trace.")
     ] = None,
@@ -95,7 +87,7 @@ def run(
         lean=lean,
         pace=None if pace is None else find_pace(pace),
         verify=verify,
-        new=context if chat else new,
+        new=context if chat or session else new,
         kv=kv_choice(kv, kv_offload),
     )
     if chat and (text is not None or raw or as_json):
@@ -104,58 +96,10 @@ def run(
         "", new=new, raw=raw, temperature=temperature, top_p=top_p, seed=seed, speculate=speculate
     )
     if chat:
-        _converse(setting, request, context)
+        converse(setting, request, context, session)
+        return
+    request = replace(request, text=checked_text(text))
+    if session is None:
+        answer(setting, request, as_json=as_json)
     else:
-        _answer(setting, replace(request, text=checked_text(text)), as_json=as_json)
-
-
-@contextmanager
-def _traced(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
-    """Open the model; write the trace, if any, when all is done, whatever ended it."""
-    with opened_session(setting) as (session, bar):
-        try:
-            yield session, bar
-        finally:
-            write_trace(setting.trace, {f"tierline run {setting.source.path.name}": session.events})
-
-
-def _answer(setting: Setting, request: Request, *, as_json: bool) -> None:
-    out = sys.stderr if as_json else sys.stdout
-    with _traced(setting) as (session, bar):
-        try:
-            report = session.answer(request, progress=bar.loading, emit=writer(out, bar))
-        finally:
-            bar.stop()
-            out.write("\n")
-            out.flush()
-    if as_json:
-        sys.stdout.write(json.dumps(run_json(report)) + "\n")
-    else:
-        print_run(report)
-
-
-def _converse(setting: Setting, request: Request, context: int) -> None:
-    """Answer line by line from stdin; a turn that does not fit is refused and the conversation goes on."""
-    with _traced(setting) as (session, bar):
-        conversation = session.converse(context, bar.loading)
-        bar.stop()
-        emit = writer(sys.stdout, bar)
-        while (line := _ask()) is not None:
-            if not line:
-                continue
-            try:
-                report = conversation.say(replace(request, text=line), emit)
-            except InputError as error:
-                sys.stderr.write(f"tierline: {error}\n")
-                continue
-            sys.stdout.write("\n")
-            sys.stderr.write(f"[{turn_line(report)}]\n")
-
-
-def _ask() -> str | None:
-    """Return the next line, without the blanks around it; None at the end of the input."""
-    if sys.stdin.isatty():
-        sys.stderr.write("> ")
-        sys.stderr.flush()
-    line = sys.stdin.readline(PROMPT_LIMIT)
-    return line.strip() if line else None
+        take_turn(setting, request, context, session, as_json=as_json)

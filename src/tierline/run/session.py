@@ -1,15 +1,15 @@
-"""A model that answers, with its tokenizer: one request, or a conversation that keeps its cache."""
+"""A model that answers, with its tokenizer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
 import torch
-from transformers import Cache, DynamicCache, PreTrainedTokenizerBase
+from transformers import Cache, PreTrainedTokenizerBase
 
 from tierline.errors import InputError
 from tierline.run.engine import Engine
-from tierline.run.generate import Answer, Emit, chat_ids, generate, prompt_ids
+from tierline.run.generate import Answer, Emit, generate, prompt_ids
 from tierline.run.kv.choice import KvChoice
 from tierline.run.pace import Pace, PacedFile, PacedLink
 from tierline.run.predict import Prediction, paced
@@ -53,7 +53,7 @@ class Session:
             opener=None if link is None else lambda path: PacedFile(path, link),
         )
         self.partial = Answer()
-        self._kv = kv or KvChoice()
+        self.kv = kv or KvChoice()
         self._keep_events = keep_events
 
     def __enter__(self) -> "Session":
@@ -92,23 +92,19 @@ class Session:
                 f"a prompt of {ids.shape[1]:,} tokens and {request.new:,} new ones are more than the "
                 f"{longest:,} that {self.engine.source.path.name} was made for: shorten it, or lower --new"
             )
-        room = Room(prompt_tokens=ids.shape[1], new=request.new, drafts=request.speculate, kv=self._kv)
+        room = Room(prompt_tokens=ids.shape[1], new=request.new, drafts=request.speculate, kv=self.kv)
         prediction = self._load(room, progress)
         return Prepared(request, ids, prediction)
 
     def execute(self, prepared: "Prepared", emit: Emit) -> RunReport:
         """Run what was prepared; returns, emits and raises as `answer` does."""
         cache = self.engine.new_cache()
-        return self._run(prepared.ids, prepared.request, prepared.prediction, emit, cache)
+        return self.run_ids(prepared.ids, prepared.request, prepared.prediction, emit, cache)
 
-    def converse(self, context: int, progress: Progress) -> "Conversation":
-        """Load the model for a conversation of at most `context` tokens and return it."""
-        if not self.tokenizer.chat_template:
-            raise InputError(f"{self.engine.source.path}: has no chat template, so it cannot converse")
+    def prepare_turns(self, context: int, drafts: int, progress: Progress) -> Prediction:
+        """Load the model for turns of at most `context` tokens in all; return what is predicted of a step."""
         new = max(1, context // 4)
-        return Conversation(
-            self, self._load(Room(max(1, context - new), new, kv=self._kv), progress), context
-        )
+        return self._load(Room(max(1, context - new), new, drafts=drafts, kv=self.kv), progress)
 
     def _load(self, room: Room, progress: Progress) -> Prediction:
         """Load the model; with a pace, the link's rate is predicted, not the one measured through it."""
@@ -117,7 +113,7 @@ class Session:
             return prediction
         return paced(prediction, self._link.pace, self.engine.weights.plan.tile_read_bytes)
 
-    def _run(
+    def run_ids(
         self,
         ids: torch.Tensor,
         request: Request,
@@ -125,6 +121,7 @@ class Session:
         emit: Emit,
         cache: Cache | None,
     ) -> RunReport:
+        """Answer the prompt `ids`, shape `(1, tokens)`, the first of which may be in `cache` already."""
         self.partial = Answer()
         if self._keep_events and not self.engine.recorder.on:
             self.engine.recorder.begin()
@@ -157,42 +154,3 @@ class Prepared:
     request: Request
     ids: torch.Tensor
     prediction: Prediction
-
-
-class Conversation:
-    """Turns of one conversation: each is computed once, and the cache carries over to the next."""
-
-    def __init__(self, session: Session, prediction: Prediction, context: int) -> None:
-        self._session, self._prediction, self._context = session, prediction, context
-        self._turns: list[dict[str, str]] = []
-        self._cached: list[int] = []
-        self._cache = session.engine.new_cache() or DynamicCache(config=session.engine.model.config)
-
-    def say(self, request: Request, emit: Emit) -> RunReport:
-        """Answer `request.text` as the next turn and return what it took.
-
-        Raises InputError, the conversation unchanged, where the turn would outgrow the context.
-        """
-        turns = [*self._turns, {"role": "user", "content": request.text}]
-        ids = chat_ids(self._session.tokenizer, turns)
-        if ids.shape[1] + request.new > self._context:
-            raise InputError(
-                f"{ids.shape[1]:,} tokens of conversation and {request.new:,} new ones are more than the "
-                f"{self._context:,} that room was kept for: start anew, or give a larger --context"
-            )
-        self._keep_common(ids[0].tolist())
-        report = self._session._run(ids, request, self._prediction, emit, self._cache)  # noqa: SLF001 - its own
-        # The last token was chosen but never computed with, so it is not in the cache.
-        self._cached = [*ids[0].tolist(), *report.token_ids][: self._cache.get_seq_length()]
-        self._turns = [*turns, {"role": "assistant", "content": report.text}]
-        return report
-
-    def _keep_common(self, ids: list[int]) -> None:
-        """Cut the cache back to what it has in common with `ids`, leaving at least one token to compute."""
-        common = 0
-        for ours, theirs in zip(self._cached, ids[:-1], strict=False):
-            if ours != theirs:
-                break
-            common += 1
-        if surplus := self._cache.get_seq_length() - common:
-            self._cache.crop(-surplus)

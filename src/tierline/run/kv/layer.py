@@ -69,10 +69,7 @@ class StoredLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Note the shapes of a row from the first states, each `(batch, heads, tokens, dim)`."""
         batch, heads, _, key_dim = key_states.shape
-        self._shape = RowShape(batch, heads, key_dim, value_states.shape[-1])
-        self._rows = self._make_rows(self._shape.row_bytes(self._codec))
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.is_initialized = True
+        self._begin(RowShape(batch, heads, key_dim, value_states.shape[-1]), key_states.dtype)
 
     def update(
         self,
@@ -132,9 +129,28 @@ class StoredLayer(CacheLayerMixin):
         if self._rows is not None and self._rows.tokens and repeats != 1:
             raise InputError("a cache kept with --kv or --kv-offload cannot be repeated once it is filled")
 
+    @torch.inference_mode()
     def exported_rows(self) -> torch.Tensor | None:
         """Return a copy of all rows, `(tokens, row_bytes)`; None where nothing came yet."""
         return None if self._rows is None else self._all_rows().clone()
+
+    @property
+    def shape(self) -> RowShape | None:
+        """What a row holds; None before the first states."""
+        return self._shape
+
+    @torch.inference_mode()
+    def restore(self, rows: torch.Tensor, shape: RowShape, dtype: torch.dtype) -> None:
+        """Fill the empty layer with `rows` that `exported_rows` gave, of states in `dtype`."""
+        self._begin(shape, dtype)
+        assert self._rows is not None  # noqa: S101 - just begun
+        self._rows.extend(rows)
+
+    def _begin(self, shape: RowShape, dtype: torch.dtype) -> None:
+        self._shape = shape
+        self._rows = self._make_rows(shape.row_bytes(self._codec))
+        self.dtype, self.device = dtype, torch.device("cpu")
+        self.is_initialized = True
 
     def _all_rows(self) -> torch.Tensor:
         assert self._rows is not None and self._shape is not None  # noqa: S101, PT018 - callers looked

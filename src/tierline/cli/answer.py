@@ -1,0 +1,107 @@
+"""What `tierline run` does once it knows what to do: one answer, one turn of a saved session, or a chat."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from tierline.cli.progress import LoadingBar
+from tierline.cli.session import PROMPT_LIMIT, Setting, opened_session, write_trace, writer
+from tierline.errors import InputError
+from tierline.report.run import print_run, run_json, turn_line
+from tierline.run.request import Request
+
+if TYPE_CHECKING:
+    from tierline.run.conversation import Conversation
+    from tierline.run.report import RunReport
+    from tierline.run.session import Session
+
+
+def answer(setting: Setting, request: Request, *, as_json: bool) -> None:
+    """Answer one request and print what it took."""
+    with _traced(setting) as (session, bar), _printing(as_json=as_json) as out:
+        report = session.answer(request, progress=bar.loading, emit=writer(out, bar))
+    _show(report, as_json=as_json)
+
+
+def take_turn(setting: Setting, request: Request, context: int, path: Path, *, as_json: bool) -> None:
+    """Answer `request` as the next turn of the session saved in `path`, and save it again."""
+    with _traced(setting) as (session, bar), _printing(as_json=as_json) as out:
+        conversation = _resumed(session, request, context, path, bar)
+        report = conversation.say(request, writer(out, bar))
+        conversation.save(path)
+    _show(report, as_json=as_json)
+
+
+def converse(setting: Setting, request: Request, context: int, path: Path | None) -> None:
+    """Answer line by line from stdin; a turn that does not fit is refused and the conversation goes on."""
+    with _traced(setting) as (session, bar):
+        conversation = _resumed(session, request, context, path, bar)
+        bar.stop()
+        emit = writer(sys.stdout, bar)
+        while (line := _ask()) is not None:
+            if not line:
+                continue
+            try:
+                report = conversation.say(replace(request, text=line), emit)
+            except InputError as error:
+                sys.stderr.write(f"tierline: {error}\n")
+                continue
+            sys.stdout.write("\n")
+            sys.stderr.write(f"[{turn_line(report)}]\n")
+            if path is not None:
+                conversation.save(path)
+
+
+def _resumed(
+    session: "Session", request: Request, context: int, path: Path | None, bar: LoadingBar
+) -> "Conversation":
+    from tierline.run.conversation import Conversation
+
+    conversation = Conversation(session, context, bar.loading, request)
+    if path is not None and path.exists():
+        tokens = conversation.restore(path)
+        bar.stop()
+        sys.stderr.write(f"[{path}: {tokens:,} tokens need not be computed again]\n")
+    return conversation
+
+
+@contextmanager
+def _traced(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
+    """Open the model; write the trace, if any, when all is done, whatever ended it."""
+    with opened_session(setting) as (session, bar):
+        try:
+            yield session, bar
+        finally:
+            bar.stop()
+            write_trace(setting.trace, {f"tierline run {setting.source.path.name}": session.events})
+
+
+@contextmanager
+def _printing(*, as_json: bool) -> Iterator[TextIO]:
+    """Lend where the answer goes; its line is ended whatever ended the answer."""
+    out = sys.stderr if as_json else sys.stdout
+    try:
+        yield out
+    finally:
+        out.write("\n")
+        out.flush()
+
+
+def _show(report: "RunReport", *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(run_json(report)) + "\n")
+    else:
+        print_run(report)
+
+
+def _ask() -> str | None:
+    """Return the next line, without the blanks around it; None at the end of the input."""
+    if sys.stdin.isatty():
+        sys.stderr.write("> ")
+        sys.stderr.flush()
+    line = sys.stdin.readline(PROMPT_LIMIT)
+    return line.strip() if line else None
