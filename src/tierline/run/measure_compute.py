@@ -14,7 +14,7 @@ from tierline.models.packed_layout import PANEL_ROWS_OF
 from tierline.models.stored import StoredTensor
 from tierline.run.attach import attach
 from tierline.run.kernels import DENSE_DTYPES, Kernel, Kernels
-from tierline.run.kernels.blocks import runnable_blocks
+from tierline.run.kernels.expansions import runnable_blocks
 from tierline.run.matrix import Matrix, PinnedTile
 from tierline.run.recorder import Recorder
 from tierline.run.scratch import CHUNK_ELEMENTS

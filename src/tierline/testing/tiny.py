@@ -49,7 +49,7 @@ def write_llama_gguf(path: Path, folder: Path, block_type: str) -> Path:
     config = model.config
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     writer = gguf.GGUFWriter(path, "llama")
-    _write_metadata(writer, config)
+    write_gguf_metadata(writer, config)
     for name, value in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
@@ -66,7 +66,8 @@ def write_llama_gguf(path: Path, folder: Path, block_type: str) -> Path:
     return path
 
 
-def _write_metadata(writer: Any, config: Any) -> None:  # noqa: ANN401 - gguf and configs are untyped
+def write_gguf_metadata(writer: Any, config: Any) -> None:  # noqa: ANN401 - gguf and configs are untyped
+    """Write a Llama's dimensions, as attributes of `config`, and a tokenizer of letters to a GGUFWriter."""
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)

@@ -5,7 +5,9 @@ import torch
 from tierline.errors import InputError
 from tierline.models.packed_layout import INT4, INT8
 from tierline.models.stored import StoredTensor
-from tierline.run.kernels.blocks import BlockKernel, runnable_blocks
+from tierline.run.kernels.blocks import BlockKernel
+from tierline.run.kernels.compiled import compiled
+from tierline.run.kernels.expansions import Blocks, half_blocks, runnable_blocks
 from tierline.run.kernels.kernel import DenseKernel, Kernel
 from tierline.run.kernels.packed import Int4Kernel, Int8Kernel
 from tierline.run.scratch import CHUNK_ELEMENTS, expanded_bytes
@@ -42,7 +44,9 @@ class Kernels:
 
     def _make(self, stored: str, panel_rows: int) -> Kernel:
         if stored in DENSE_DTYPES:
-            return DenseKernel(DENSE_DTYPES[stored], self.compute)
+            if stored == "fp32" or DENSE_DTYPES[stored] == self.compute:
+                return DenseKernel(DENSE_DTYPES[stored], self.compute)
+            return self._block_kernel(half_blocks(stored))
         if stored in _PACKED:
             if self.compute != torch.bfloat16:
                 raise InputError(
@@ -51,7 +55,10 @@ class Kernels:
             return _PACKED[stored](panel_rows)
         runnable = runnable_blocks()
         if stored in runnable:
-            self._scratch = self._scratch.resize_(CHUNK_ELEMENTS)
-            return BlockKernel(runnable[stored], self._scratch)
+            return self._block_kernel(runnable[stored])
         known = ", ".join([*sorted(DENSE_DTYPES), *sorted(runnable), *_PACKED])
         raise InputError(f"weights in {stored} cannot be run: known are {known}")
+
+    def _block_kernel(self, blocks: Blocks) -> Kernel:
+        self._scratch = self._scratch.resize_(CHUNK_ELEMENTS)
+        return BlockKernel(blocks, self._scratch, compiled())
