@@ -1,9 +1,13 @@
 """Where the numbers of a machine come from, in words."""
 
+import re
+
 from tierline.machines.document import numbers
 from tierline.machines.machine import Machine
 from tierline.machines.sources import Reference, references, source_keys
 from tierline.units import format_bytes, format_count, format_energy, format_rate, format_seconds
+
+_NUMBER_FORMAT = re.compile(r"(bf|fp|tf|int|mxfp|mxint|nvfp)[0-9]+")
 
 
 def machine_references(machine: Machine) -> tuple[Reference, ...]:
@@ -26,6 +30,7 @@ def number_text(path: str, value: float) -> str:
         return f"{value:,.0f}"
     if field == "clock":
         return f"{value / 1e6:,.0f} MHz"
-    if path.count(".") < 2:
+    of = path.split(".")[-2]
+    if not _NUMBER_FORMAT.fullmatch(of):
         return format_rate(value)
-    return format_count(value) + ("OP/s" if ".int" in path else "FLOP/s")
+    return format_count(value) + ("OP/s" if of.startswith("int") else "FLOP/s")

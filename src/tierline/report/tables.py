@@ -9,8 +9,9 @@ from rich.text import Text
 from tierline.plan.plan import PhasePlan, Plan, TierUse
 from tierline.plan.remedies import remedies
 from tierline.plan.sensitivity import Kept
-from tierline.report.schema import parameters_by_component, weights_name
-from tierline.units import format_bytes, format_count, format_seconds
+from tierline.report.rows import Rows, footprint_rows, phase_rows, sensitivity_rows, used_tiers
+from tierline.report.schema import weights_name
+from tierline.units import format_bytes, format_seconds
 
 _BAR_WIDTH = 24
 _WIDTH = 100
@@ -26,25 +27,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
 def print_sensitivity(rows: Sequence[Kept], console: Console | None = None) -> None:
     """Print what keeping each part in another format costs; rows that change nothing are left out."""
     out = console_of(console)
-    table = open_table(
-        "keep", "format", "parameters", "weights", "fits", "added bytes", "read each pass", "tok/s"
-    )
-    for row in rows:
-        if not row.added_bytes:
-            continue
-        speed = row.tokens_per_s or row.passes_per_s
-        unit = "" if row.tokens_per_s else " passes/s"
-        add_row(
-            table,
-            f"{row.selector} ({row.part})",
-            row.format.name,
-            f"{row.parameters:,}",
-            format_bytes(row.weights_bytes),
-            "yes" if row.fits else "no",
-            f"{row.added_bytes:+,}",
-            f"{row.added_read_bytes:+,}",
-            "-" if speed is None else _figure(speed) + unit,
-        )
+    table = _filled(sensitivity_rows(rows))
     out.print(Text("\nwhat another format costs, one part at a time:", style="bold"))
     out.print(table)
 
@@ -64,9 +47,9 @@ def shown(text: str) -> str:
 
 def _parts(plan: Plan) -> Iterator[RenderableType]:
     yield Text(shown(f"{plan.model.name} on {plan.machine.name}: {verdict(plan)}"), style="bold")
-    yield Text(shown(_scenario(plan)), style="dim")
+    yield Text(shown(asked(plan)), style="dim")
     yield Text()
-    yield _footprint_table(plan)
+    yield _filled(footprint_rows(plan))
     yield tier_table(plan.tiers)
     if plan.phases:
         yield phase_table(plan.phases)
@@ -97,7 +80,8 @@ def verdict(plan: Plan) -> str:
     return f"streamed over {plan.residency.link}: {needs}"
 
 
-def _scenario(plan: Plan) -> str:
+def asked(plan: Plan) -> str:
+    """Return formats and workload in a line."""
     work, costing = plan.workload, plan.costing
     kept = "".join(f", {selector} {chosen.name}" for selector, chosen in costing.precision.keep)
     formats = (
@@ -117,26 +101,10 @@ def open_table(*columns: str) -> Table:
     return table
 
 
-def _footprint_table(plan: Plan) -> Table:
-    footprint = plan.footprint
-    table = open_table("footprint", "parameters", "bytes", "")
-    parameters = parameters_by_component(plan.model)
-    for name, count in footprint.by_component_bytes.items():
-        add_row(table, name, f"{parameters[name]:,}", f"{count:,}", format_bytes(count))
-    tied = footprint.tied_weights_bytes
-    if tied != footprint.weights_bytes:
-        add_row(table, "(tied once)", f"{plan.model.tied_parameters:,}", f"{tied:,}", format_bytes(tied))
-    others = {
-        "KV cache": footprint.kv_cache_bytes,
-        "activations": footprint.activation_bytes,
-        "program": footprint.program_bytes,
-        "runtime": footprint.runtime_bytes,
-    }
-    for name, count in others.items():
-        if count:
-            add_row(table, name, "", f"{count:,}", format_bytes(count))
-    total = footprint.total_bytes
-    add_row(table, "total", f"{plan.model.parameters:,}", f"{total:,}", format_bytes(total))
+def _filled(content: Rows) -> Table:
+    table = open_table(*content.columns)
+    for cells in content.rows:
+        add_row(table, *cells)
     return table
 
 
@@ -144,10 +112,7 @@ def tier_table(tiers: Sequence[TierUse]) -> Table:
     """Return how full each tier is; those that hold nothing are left out, but for the first."""
     table = open_table("tier", "used", "allowed", "")
     table.columns[3].justify = "left"
-    for i, tier in enumerate(tiers):
-        if i and not tier.used_bytes:
-            continue
-        share = tier.used_bytes / tier.allowed_bytes if tier.allowed_bytes else 1.0
+    for tier, share in used_tiers(tiers):
         filled = min(_BAR_WIDTH, round(share * _BAR_WIDTH))
         bar = "█" * filled + "░" * (_BAR_WIDTH - filled)
         used, allowed = format_bytes(tier.used_bytes), format_bytes(tier.allowed_bytes)
@@ -157,21 +122,7 @@ def tier_table(tiers: Sequence[TierUse]) -> Table:
 
 def phase_table(phases: Sequence[PhasePlan]) -> Table:
     """Return what a pass of each phase moves and computes, and how fast it is."""
-    table = open_table("each pass", "passes", "weight bytes", "KV bytes", "FLOP", "time", "bound", "tok/s")
-    for phase in phases:
-        at_least, at_most = ("≥ ", "≤ ") if phase.compute_s is None else ("", "")
-        add_row(
-            table,
-            phase.name,
-            f"{phase.passes:,}",
-            f"{phase.weight_read_bytes_per_pass:,}",
-            f"{phase.kv_read_bytes // phase.passes:,}",
-            format_count(phase.flop / phase.passes),
-            "-" if phase.time_s is None else at_least + format_seconds(phase.time_s / phase.passes),
-            "-" if phase.bound is None else phase.bound + (" (peak)" if phase.rate_kind == "peak" else ""),
-            "-" if phase.tokens_per_s is None else at_most + _figure(phase.tokens_per_s),
-        )
-    return table
+    return _filled(phase_rows(phases))
 
 
 def _links(plan: Plan) -> Iterator[Text]:
@@ -188,9 +139,3 @@ def _links(plan: Plan) -> Iterator[Text]:
 def add_row(table: Table, *cells: str) -> None:
     """Add a row of cells, with what is unprintable in them escaped."""
     table.add_row(*(Text(shown(cell)) for cell in cells))
-
-
-def _figure(value: float) -> str:
-    if value < 1:
-        return f"{value:.3g}"
-    return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"

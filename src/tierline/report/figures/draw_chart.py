@@ -132,16 +132,8 @@ def _rule(axes: "Axes", rule: Rule, chart: Chart) -> None:
     if rule.axis == "x":
         at = rule.at / chart.x.scale
         axes.axvline(at, zorder=3, **style)
-        axes.text(
-            at,
-            0.98,
-            text(rule.label),
-            transform=axes.get_xaxis_transform(),
-            rotation=90,
-            ha="right",
-            va="top",
-            **where,
-        )
+        along: dict[str, Any] = {"rotation": 90, "ha": "right", "va": "bottom"}
+        axes.text(at, 0.02, text(rule.label), transform=axes.get_xaxis_transform(), **along, **where)
     else:
         at = rule.at / chart.y.scale
         axes.axhline(at, zorder=3, **style)

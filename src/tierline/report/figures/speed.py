@@ -120,7 +120,10 @@ def _simulated(plan: Plan, most: int) -> Iterator[Series]:
     main, others = plan.main_phase, plan.footprint.others_bytes
     if main is None:
         return
-    options = Options(phases=(main.name,), passes=_PASSES, warm=True)
+    passes = (
+        _PASSES if main.tokens_per_s else None
+    )  # of tokens the last few say it, of steps the first counts
+    options = Options(phases=(main.name,), passes=passes, warm=True)
     xs, ys = [], []
     for i in range(1, _SIMULATED + 1):
         size = others + (most - others) * i // _SIMULATED
