@@ -15,7 +15,7 @@ class Request:
     `new` is the most tokens to generate; `temperature` 0 is greedy, and then `top_p` and `seed` do nothing.
     `speculate` is how many tokens each pass checks besides, guessed from what the text has already said
     (prompt lookup; Saxena: Prompt Lookup Decoding, 2023). Raises InputError for a seed that no generator
-    takes.
+    takes, or too many guesses.
     """
 
     text: str
@@ -29,3 +29,5 @@ class Request:
     def __post_init__(self) -> None:
         if not -_SEEDS <= self.seed < _SEEDS:
             raise InputError(f"--seed {self.seed}: want {-_SEEDS} to {_SEEDS - 1}")
+        if not 0 <= self.speculate <= MOST_DRAFT_TOKENS:
+            raise InputError(f"--speculate {self.speculate}: want 0 to {MOST_DRAFT_TOKENS} tokens")
