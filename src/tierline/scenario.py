@@ -7,8 +7,10 @@ from pathlib import Path
 
 from tierline.cost.activations import ACTIVATION_POLICIES, ActivationPolicy
 from tierline.cost.costing import SCOPES, Costing, Scope
+from tierline.cost.split import Split
 from tierline.errors import InputError
 from tierline.formats.precision import Precision
+from tierline.machines.devices import several
 from tierline.machines.load import load_machine
 from tierline.machines.machine import Machine
 from tierline.models.defaults import with_defaults
@@ -66,6 +68,7 @@ def scenario(
     expert_shares: Path | None = None,
     runtime: str = DEFAULT_RUNTIME,
     all_logits: bool = False,
+    parallel: str | None = None,
 ) -> Scenario:
     """Return what the options name; raise InputError for whatever is unknown or inconsistent.
 
@@ -85,6 +88,7 @@ def scenario(
         average_decode=average_decode,
         expert_shares=None if expert_shares is None else _shares(expert_shares),
         all_logits=all_logits,
+        split=None if parallel is None else Split.parse(parallel),
     )
     costing = load_runtime(runtime).costing(costing)
     counts = {"batch": batch, "prompt_tokens": prompt_tokens, "new": new, "context": context}
@@ -92,7 +96,10 @@ def scenario(
     asked = Workload.of(**_given(counts))
     opened = open_any_model(model) if isinstance(model, str) else model
     workload = with_defaults(asked, opened, images=images, steps=steps, source_tokens=source_tokens)
-    return Scenario(opened, load_machine(on, overrides or ()), workload, costing)
+    machine = load_machine(on, overrides or ())
+    if costing.split is not None:
+        several(machine)
+    return Scenario(opened, machine, workload, costing)
 
 
 def _given(counts: dict[str, int | None]) -> dict[str, int]:

@@ -92,4 +92,12 @@ CheckpointingOption = Annotated[
         help="Activations that a training step computes again; none if not given.",
     ),
 ]
+ParallelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--parallel",
+        metavar="auto|tp=N,pp=N,ep=N,dp=N,...",
+        help="Split over a machine's devices; also micro=N, layers=even|memory|A:B, zero=1 (training).",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document in base units.")]

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from tierline.cost.activations import ActivationPolicy
 from tierline.cost.buffers import LEAN, BufferRules
+from tierline.cost.split import Split
 from tierline.formats.precision import Precision
 
 Scope = Literal["all", "layer-matrices"]
@@ -24,7 +25,7 @@ class Costing:
     runtime treats its activations, and `all_logits` that a prefill makes those of every position. `runtime`
     names whose habits these are: `kv_spare_tokens` are cached beyond a window, None for all of a context;
     weights in the formats `repacked` are copied into another layout; the process itself takes
-    `process_bytes`.
+    `process_bytes`. `split` divides the model over a machine's devices, None uses one.
     """
 
     precision: Precision
@@ -41,3 +42,4 @@ class Costing:
     kv_spare_tokens: int | None = 0
     repacked: tuple[str, ...] = ()
     process_bytes: int = 0
+    split: Split | None = None

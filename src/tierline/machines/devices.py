@@ -79,5 +79,15 @@ def build_all(draft: Draft) -> Machine:
     )
 
 
+def several(machine: Machine) -> tuple[Device, ...]:
+    """Return the devices of `machine`; raise InputError where it is a single one."""
+    if len(machine.devices) < 2:
+        raise InputError(
+            f"{machine.name} is a single device: --parallel wants a machine with [[devices]] and what joins "
+            "them, such as dgx-h100 or rtx-3090-x2 (docs/machines.md has an example)"
+        )
+    return machine.devices
+
+
 def _has(draft: Draft, setting: str) -> bool:
     return setting.partition("=")[0].strip() in draft.paths()

@@ -12,6 +12,7 @@ from tierline.formats.precision import Precision
 from tierline.machines.machine import Machine, Rate
 from tierline.models.description import Model
 from tierline.models.workload import Workload
+from tierline.plan.devices import Options
 from tierline.plan.lodging import Lodging, main_phase
 from tierline.plan.phases import Setting, pinned_share, plan_phase
 from tierline.plan.plan import PhasePlan, Plan, Residency, TierUse
@@ -65,8 +66,16 @@ def plan_with(
     `resident_bytes` is the most weight bytes held in the fast tier at once, staging slots included (None: all
     that the rest leaves). `program_bytes` are instructions kept there. Weights are pinned and streamed by the
     layer, or by tiles of at most `unit_bytes`; where two layers are too much to stage, by tiles that use an
-    eighth of the room. Raises InputError for a `keep` selector that the model has not.
+    eighth of the room. Where `costing` has a split, every device of the machine is planned so, together with
+    what they exchange. Raises InputError for a `keep` selector that the model has not.
     """
+    if costing.split is not None:
+        from tierline.plan.best_split import best_parallel  # it builds plans of single devices with this
+        from tierline.plan.parallel import plan_parallel
+
+        options = Options(resident_bytes, program_bytes, prefetch_depth, unit_bytes)
+        chosen = best_parallel if costing.split.auto else plan_parallel
+        return chosen(model, machine, workload, costing, options)
     precision = costing.precision
     if costing.all_logits:
         model = with_all_logits(model)

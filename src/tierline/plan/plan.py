@@ -5,7 +5,7 @@ Pure data. `sim/` runs it in virtual time and `run/` in real time.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tierline.cost.costing import Costing
 from tierline.cost.footprint import Footprint
@@ -13,6 +13,9 @@ from tierline.machines.machine import Machine, RateKind
 from tierline.models.description import Model
 from tierline.models.workload import Workload
 from tierline.place.placement import Placement, Unit
+
+if TYPE_CHECKING:
+    from tierline.plan.devices import Parallel
 
 Strategy = Literal["resident", "streamed", "impossible"]
 
@@ -132,6 +135,8 @@ class Plan:
 
     `resident_bytes` is the cap on weight bytes held at once that was asked for, None without one.
     `fits` says that all of it is resident in the fast tier. `short_bytes` is what is missing for that.
+    Over several devices, `parallel` has each device's own plan: footprint, traffic and FLOP are then sums
+    over all of them, times those of the whole, and the residency that of the device with the least room.
     """
 
     model: Model
@@ -147,6 +152,7 @@ class Plan:
     tiers: tuple[TierUse, ...]
     phases: tuple[PhasePlan, ...]
     notes: tuple[str, ...]
+    parallel: "Parallel | None" = None
 
     @property
     def strategy(self) -> Strategy:

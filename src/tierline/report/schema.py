@@ -10,6 +10,7 @@ from tierline.models.workload import Workload
 from tierline.plan.plan import PhasePlan, Plan, Residency
 from tierline.plan.remedies import remedies
 from tierline.plan.sensitivity import Kept
+from tierline.report.schema_parallel import parallel_json
 
 Json = dict[str, Any]
 
@@ -42,6 +43,7 @@ def plan_json(plan: Plan) -> Json:
         "time_to_first_token_s": plan.time_to_first_token_s,
         "actions_per_s": plan.actions_per_s,
         "notes": list(plan.notes),
+        **({} if plan.parallel is None else parallel_json(plan.parallel)),
     }
 
 
@@ -88,6 +90,7 @@ def precision_json(costing: Costing) -> Json:
         "kv_block_tokens": costing.kv_block_tokens,
         "prefill_chunk": costing.prefill_chunk,
         "average_decode": costing.average_decode,
+        "parallel": None if costing.split is None else str(costing.split),
         "keep": {selector: chosen.name for selector, chosen in precision.keep},
     }
 

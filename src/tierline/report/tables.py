@@ -51,6 +51,10 @@ def _parts(plan: Plan) -> Iterator[RenderableType]:
     yield Text()
     yield _filled(footprint_rows(plan))
     yield tier_table(plan.tiers)
+    if plan.parallel is not None:
+        from tierline.report.tables_parallel import parallel_parts
+
+        yield from parallel_parts(plan.parallel)
     if plan.phases:
         yield phase_table(plan.phases)
         yield from _links(plan)
@@ -68,6 +72,8 @@ def _parts(plan: Plan) -> Iterator[RenderableType]:
 
 def verdict(plan: Plan) -> str:
     """Return whether it fits, and by how much not, in a line."""
+    if plan.parallel is not None:
+        return _split_verdict(plan)
     fast = plan.tiers[0]
     need, allowed = format_bytes(plan.footprint.total_bytes), format_bytes(fast.allowed_bytes)
     if plan.fits:
@@ -78,6 +84,15 @@ def verdict(plan: Plan) -> str:
     if plan.strategy == "impossible":
         return f"impossible: {needs}"
     return f"streamed over {plan.residency.link}: {needs}"
+
+
+def _split_verdict(plan: Plan) -> str:
+    count = len(plan.parallel.devices) if plan.parallel else 1
+    how = f"{plan.costing.split} over {count} device{'s' * (count > 1)}"
+    if plan.fits:
+        return f"fits, {how}"
+    short = f"; a device is short by {format_bytes(plan.short_bytes)}" if plan.short_bytes else ""
+    return f"{plan.strategy}, {how}{short}"
 
 
 def asked(plan: Plan) -> str:

@@ -1,0 +1,64 @@
+"""A plan over several devices as tables on a terminal."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tierline.plan.devices import DevicePlan, Parallel, Use
+from tierline.report.tables import add_row, open_table, shown
+from tierline.units import format_bytes, format_seconds
+
+_MOST_DEVICES = 16
+
+
+def parallel_parts(parallel: Parallel) -> Iterator[RenderableType]:
+    """Yield what each device holds, what one of them exchanges, and the stages of a pipeline."""
+    yield _devices(parallel.devices)
+    busiest = max(parallel.devices, key=lambda d: sum(use.time_s for use in d.uses))
+    if busiest.uses:
+        yield _exchanges(busiest)
+    if parallel.split.pp > 1:
+        yield from _stages(parallel)
+
+
+def _devices(devices: Sequence[DevicePlan]) -> Table:
+    table = open_table("device", "tp pp ep dp", "weights", "KV cache", "activations", "total", "placed")
+    for device in devices[:_MOST_DEVICES]:
+        held, ranks = device.plan.footprint, device.ranks
+        numbers = (held.weights_bytes, held.kv_cache_bytes, held.activation_bytes, held.total_bytes)
+        where = f"{ranks.tp}  {ranks.pp}  {ranks.ep}  {ranks.dp}"
+        add_row(table, device.name, where, *(format_bytes(n) for n in numbers), device.plan.strategy)
+    if len(devices) > _MOST_DEVICES:
+        add_row(table, f"and {len(devices) - _MOST_DEVICES} more", *[""] * 6)
+    return table
+
+
+def _exchanges(device: DevicePlan) -> Table:
+    table = open_table(f"{device.name} exchanges", "phase", "how", "over", "times", "sends each", "in all")
+    for use in device.uses:
+        add_row(table, *_cells(use))
+    return table
+
+
+def _cells(use: Use) -> Iterator[str]:
+    made = use.collective
+    how = made.kind if made.algorithm == "direct" else f"{made.kind} ({made.algorithm})"
+    yield use.operation
+    yield use.phase
+    yield f"{how} of {made.devices}"
+    yield use.link
+    yield f"{use.count:,}"
+    yield f"{made.sent_bytes:,} B"
+    yield format_seconds(use.time_s)
+
+
+def _stages(parallel: Parallel) -> Iterator[Text]:
+    yield Text(f"stages of {', '.join(map(str, parallel.layers))} layers")
+    for phase in parallel.phases:
+        times = ", ".join("unknown" if s is None else format_seconds(s) for s in phase.stage_s)
+        idle = (
+            "" if phase.bubble_fraction is None else f"; devices wait {phase.bubble_fraction:.0%} of the time"
+        )
+        yield Text(shown(f"{phase.name}: a pass takes {times} in them{idle}"))
