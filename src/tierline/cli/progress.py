@@ -19,10 +19,9 @@ class LoadingBar:
         self._progress.update(self._task, description=what)
 
     def loading(self, done_bytes: int, total_bytes: int) -> None:
-        """Show how much of the pinned weights is in memory."""
-        self._progress.update(
-            self._task, description="loading pinned weights", completed=done_bytes, total=total_bytes
-        )
+        """Show how much of the pinned weights is in memory; after the last of it comes the prompt."""
+        what = "loading pinned weights" if done_bytes < total_bytes else "reading the prompt"
+        self._progress.update(self._task, description=what, completed=done_bytes, total=total_bytes)
 
     def packing(self, done_bytes: int, total_bytes: int) -> None:
         """Show how much of the packed file is written."""
@@ -54,5 +53,9 @@ def loading_bar(what: str) -> Iterator[LoadingBar]:
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    # stdout is left alone: with the bar on the terminal, an answer that goes to a file must reach the file.
+    shown = Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=False
+    )
+    with shown as progress:
         yield LoadingBar(progress, progress.add_task(what, total=None))

@@ -35,6 +35,7 @@ from tierline.run.process_memory import bound_allocator, peak_resident_bytes, re
 from tierline.run.recorder import Recorder
 from tierline.run.room import Room
 from tierline.run.source import Source
+from tierline.run.slowdown import Slowdown
 from tierline.run.staging import Staging, stream_settings
 from tierline.run.tiles import tiles_of
 from tierline.run.verify import require_checksums
@@ -146,8 +147,10 @@ class Engine:
             routed_bytes=round(routed.read_bytes),
             unrouted_s=step.compute_s + routed.last_s,
         )
-        if self.weights.staging is not None:
-            self.weights.staging.rewind()
+        if (staging := self.weights.staging) is not None:
+            staging.rewind()
+            if prediction.read_bytes_per_s:
+                staging.slowdown = Slowdown(prediction.read_bytes_per_s, staging.ring_bytes)
         return prediction
 
     def _measure_step(self, plan: WeightPlan, staging: Staging | None, overhead_s: float) -> Step:

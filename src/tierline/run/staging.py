@@ -19,6 +19,7 @@ from tierline.machines.load import load_calibrated
 from tierline.run.direct_io import DEFAULT_REQUEST_BYTES, DirectFile, Extract
 from tierline.run.meter import Outstanding
 from tierline.run.recorder import Recorder
+from tierline.run.slowdown import Slowdown
 from tierline.run.tiles import Tile
 
 _PLACE_BYTES = 4096  # places in the ring start on pages, which satisfies every sector size
@@ -73,6 +74,7 @@ class Staging:
         self._recorder = recorder or Recorder()
         self._outstanding = outstanding or Outstanding()
         self.meter = StreamMeter()
+        self.slowdown: Slowdown | None = None  # who is told of the rate while compute waits
         self._threads = [
             threading.Thread(target=self._read_ahead, name=f"disk reader {i}", daemon=True)
             for i in range(readers)
@@ -158,6 +160,8 @@ class Staging:
             if self._closed:
                 raise FaultError("the weights were closed while a pass was using them")
             self._changed.wait(_WAIT_S)
+            if self.slowdown is not None:
+                self.slowdown.look(self.meter.read_bytes, self.busy_s())
         if self._fault is not None:
             if isinstance(self._fault, FaultError):
                 raise self._fault
