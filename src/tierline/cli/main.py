@@ -21,6 +21,7 @@ VERBS = {
     "pack": "Rewrite a model once for streaming: aligned, checksummed, in a kernel's own form.",
     "roofline": "The intensity of every operation against every ceiling and link; --plot FILE.",
     "derive": "The derivation of a plan, formula by formula with its numbers, as Markdown.",
+    "report": "A plan as one HTML file: verdict, figures, tables, derivation, sources.",
     "audit": "Check published figures: derive each one, say what holds, what is wrong and why.",
     "calibrate": "Measure this computer: disk, memory and kernels, alone and together; for --on this.",
     "web": "Serve a page to explore with: verdict, memory map, roofline and timeline follow the controls.",

@@ -13,13 +13,12 @@ from tierline.errors import InputError
 from tierline.formats.parse import parse_format
 from tierline.plan.build import plan_with
 from tierline.plan.runtime import DEFAULT_RUNTIME
+from tierline.plan.sensitivity import DEFAULT_FORMATS
 from tierline.plan.sensitivity import sensitivity as find_sensitivity
 from tierline.scenario import Scenario, scenario
 
 if TYPE_CHECKING:
     from tierline.plan.plan import Plan
-
-SENSITIVITY_FORMATS = ("bf16", "fp16", "int8", "mxfp4")
 
 SensitivityOption = Annotated[
     bool, typer.Option("--sensitivity", help="What keeping each class and component in another format costs.")
@@ -107,6 +106,7 @@ def plan(
     expert_shares: options.SharesOption = None,
     runtime: options.RuntimeOption = DEFAULT_RUNTIME,
     all_logits: options.AllLogitsOption = False,
+    parallel: options.ParallelOption = None,
     training: options.TrainingOption = None,
     checkpointing: options.CheckpointingOption = None,
     sensitivity: SensitivityOption = False,
@@ -147,11 +147,12 @@ def plan(
         expert_shares=expert_shares,
         runtime=runtime,
         all_logits=all_logits,
+        parallel=parallel,
     )
     if how:
         _plan_training(asked, how, as_json=as_json)
         return
-    formats = [parse_format(name) for name in sensitivity_formats or SENSITIVITY_FORMATS]
+    formats = [parse_format(name) for name in sensitivity_formats or DEFAULT_FORMATS]
     planned = plan_with(asked.model, asked.machine, asked.workload, asked.costing)
     kept = find_sensitivity(planned, formats) if sensitivity else ()
     _plot(planned, plot, figure)

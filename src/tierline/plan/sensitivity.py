@@ -9,6 +9,8 @@ from tierline.models.description import Model
 from tierline.plan.plan import Plan
 from tierline.plan.remedies import rebuild
 
+DEFAULT_FORMATS = ("bf16", "fp16", "int8", "mxfp4")
+
 Part = Literal["component", "class"]
 
 

@@ -24,6 +24,6 @@ function drawFigure(element, figure, dark) {
     layout.font.size = 10;
     layout.title.font.size = 12;
   }
-  const config = { responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover" };
+  const config = { responsive: true, displayModeBar: false };
   return Plotly.react(element, data, { ...layout, autosize: true }, config);
 }

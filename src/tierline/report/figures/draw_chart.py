@@ -136,8 +136,9 @@ def _rule(axes: "Axes", rule: Rule, chart: Chart) -> None:
         axes.text(at, 0.02, text(rule.label), transform=axes.get_xaxis_transform(), **along, **where)
     else:
         at = rule.at / chart.y.scale
+        side: Any = "top" if rule.colour == "faint" else "bottom"
         axes.axhline(at, zorder=3, **style)
-        axes.text(0.02, at, text(rule.label), transform=axes.get_yaxis_transform(), va="bottom", **where)
+        axes.text(0.02, at, text(rule.label), transform=axes.get_yaxis_transform(), va=side, **where)
 
 
 def _keys(axes: "Axes", chart: Chart) -> None:

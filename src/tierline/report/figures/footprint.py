@@ -18,6 +18,7 @@ _BATCHES = (1, 2, 4, 8)
 _LEAST_CONTEXT, _MOST_CONTEXT = 128, 2**20
 _BEYOND = 4
 _MARGIN = 1.04
+_BELOW, _ABOVE = 0.8, 1.2
 
 
 def footprint_by_format(plan: Plan, formats: Sequence[str] = FORMATS) -> Bars:
@@ -59,7 +60,7 @@ def footprint_by_context(plan: Plan, batches: Sequence[int] = _BATCHES) -> Chart
     return Chart(
         title=f"{plan.model.name} on {plan.machine.name}: memory as the context grows",
         x=Axis("context", "tokens", log=True, low=contexts[0], high=1.1 * most),
-        y=bytes_axis("footprint", max(top, allowed), log=True),
+        y=replace(bytes_axis("footprint", top, log=True), low=_BELOW * weights, high=_ABOVE * top),
         series=(*lines, *hits),
         rules=(
             *(Rule("y", allowed, f"{plan.tiers[0].name} allows {format_bytes(allowed)}"),)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from tierline.report.figures.figure import Axis, Bar, Bars, Chart, Figure, Lanes, Paint, Series
+from tierline.report.figures.figure import Axis, Bar, Bars, Chart, Figure, Lanes, Paint, Rule, Series
 from tierline.report.tables import shown
 
 Json = dict[str, Any]
@@ -64,7 +64,7 @@ def _limit(figure: Bars, bar: Bar, place: int) -> Json | None:
     if bar.limit is None or bar.limit > (figure.axis.high or bar.limit):
         return None
     at = bar.limit / figure.axis.scale
-    ends = {"x0": at, "x1": at, "y0": place - 0.45, "y1": place + 0.45}
+    ends = {"x0": at, "x1": at, "y0": place - 0.27, "y1": place + 0.27}
     return {"type": "line", **ends, "line": {"color": "ink", "width": 3}}
 
 
@@ -84,7 +84,7 @@ def _label(figure: Bars, bar: Bar, place: int) -> Json:
 
 
 def _chart(figure: Chart) -> Json:
-    data = [_series(series, figure) for series in figure.series]
+    data = [_series(series, figure, below=i % 2 == 0) for i, series in enumerate(figure.series)]
     layout = _layout(figure.title, _CHART_PX)
     layout |= {"xaxis": _axis(figure.x), "yaxis": _axis(figure.y)}
     layout["legend"] |= {"title": {"text": _text(figure.legend_title)}}
@@ -95,15 +95,17 @@ def _chart(figure: Chart) -> Json:
         line = {"color": rule.colour, "width": 1.2, "dash": rule.dash}
         ends = {f"{rule.axis}0": at, f"{rule.axis}1": at, f"{other}0": 0, f"{other}1": 1}
         shapes.append({"type": "line", **ends, f"{other}ref": "paper", "line": line})
-        annotations.append(_rule_label(rule.axis, _place(at, axis), _text(rule.label)))
+        annotations.append(_rule_label(rule, _place(at, axis)))
     return {"data": data, "layout": layout | {"shapes": shapes, "annotations": annotations}}
 
 
-def _rule_label(axis: str, at: float, text: str) -> Json:
-    label: Json = {"text": text, "showarrow": False, "font": {"color": "ink", "size": 11}}
-    if axis == "x":
-        return label | {"x": at, "y": 1, "yref": "paper", "yanchor": "bottom", "textangle": 0}
-    return label | {"y": at, "x": 0.01, "xref": "paper", "xanchor": "left", "yanchor": "bottom"}
+def _rule_label(rule: Rule, at: float) -> Json:
+    """Return the name on a rule: on top of a vertical one, above a horizontal one, below it if faint."""
+    label: Json = {"text": _text(rule.label), "showarrow": False, "font": {"color": rule.colour, "size": 11}}
+    if rule.axis == "x":
+        return label | {"x": at, "y": 1, "yref": "paper", "yanchor": "bottom"}
+    side = "top" if rule.colour == "faint" else "bottom"
+    return label | {"y": at, "x": 0.01, "xref": "paper", "xanchor": "left", "yanchor": side}
 
 
 def _place(at: float, axis: Axis) -> float:
@@ -113,7 +115,8 @@ def _place(at: float, axis: Axis) -> float:
     return log10(at) if axis.log else at
 
 
-def _series(series: Series, figure: Chart) -> Json:
+def _series(series: Series, figure: Chart, *, below: bool) -> Json:
+    """Return a trace; tags of points stand `below` them or above."""
     trace: Json = {
         "type": "scatter",
         "name": _text(series.name),
@@ -136,7 +139,7 @@ def _series(series: Series, figure: Chart) -> Json:
     if any(series.tags):
         trace["mode"] += "+text"
         trace["text"] = [_text(tag) for tag in series.tags]
-        at_end = "top left" if series.kind == "line" else "bottom center"
+        at_end = "top left" if series.kind == "line" else "bottom center" if below else "top center"
         trace |= {"textposition": at_end, "textfont": {"color": series.colour, "size": 11}}
     if series.hovers:
         trace |= {"customdata": [_text(h) for h in series.hovers]}
@@ -227,11 +230,18 @@ def _layout(title: str, height: int) -> Json:
     return {
         "title": {"text": _text(title), "font": {"size": 15}, "x": 0, "xref": "paper", "xanchor": "left"},
         "height": height,
-        "margin": {"l": 10, "r": 10, "t": 60, "b": 50},
+        "margin": {"l": 10, "r": 10, "t": 48, "b": 92},
         "font": {"color": "ink", "family": "system-ui, sans-serif", "size": 12},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "legend": {"orientation": "h", "y": -0.2, "yanchor": "top"},
+        "legend": {
+            "orientation": "h",
+            "traceorder": "normal",
+            "yref": "container",
+            "y": 0.01,
+            "yanchor": "bottom",
+            "x": 0,
+        },
         "hoverlabel": {"align": "left"},
     }
 

@@ -56,7 +56,7 @@ def amount(count: int) -> str:
 
 def used_of(used_bytes: int, allowed_bytes: int) -> str:
     """Return how much of what is allowed is used, in words."""
-    return f"{format_bytes(used_bytes)} of {format_bytes(allowed_bytes)} allowed"
+    return f"{format_bytes(used_bytes)}, {format_bytes(allowed_bytes)} allowed"
 
 
 def _bar(plan: Plan, tier: TierUse) -> Bar:

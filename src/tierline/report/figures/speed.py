@@ -17,7 +17,7 @@ from tierline.units import format_bytes, format_rate
 _PLANNED, _SIMULATED, _RATES = 40, 14, 33
 _PASSES = 4
 _SPREAD = 16
-_MARGIN = 1.15
+_MARGIN, _ROOM = 1.15, 1.5
 
 
 def speed_by_memory(plan: Plan) -> Chart:
@@ -80,7 +80,7 @@ def speed_by_link(result: SimResult) -> Chart:
     return Chart(
         title=f"{result.plan.model.name} on {result.plan.machine.name}: speed against {streamed.link}",
         x=replace(rate_axis(f"rate of {streamed.link}", own, log=True), low=low, high=high),
-        y=Axis("speed", unit, log=True),
+        y=Axis("speed", unit, log=True, low=min(speeds) / _ROOM, high=max(*speeds, resident) * _ROOM),
         series=(line, *marks),
         rules=(Rule("y", resident, f"all resident: {resident:,.3g} {unit}", "dot"),),
     )
