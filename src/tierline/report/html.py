@@ -142,10 +142,10 @@ def _simulated(plan: Plan) -> SimResult | str:
 def _facts(plan: Plan) -> list[Fact]:
     """Return the figures that come first; `at most` where a rate is not known."""
     main, fast = plan.main_phase, plan.tiers[0]
-    used = f"{format_bytes(plan.footprint.total_bytes)} of {format_bytes(fast.allowed_bytes)}"
-    facts = [
-        Fact("needed of " + fast.name, used, "" if plan.fits else f"short by {_bytes(plan.short_bytes)}")
-    ]
+    allows = f"{fast.name} allows {format_bytes(fast.allowed_bytes)}"
+    if plan.short_bytes:
+        allows += f": short by {format_bytes(plan.short_bytes)}"
+    facts = [Fact("memory needed", format_bytes(plan.footprint.total_bytes), allows)]
     found = speed(plan)
     if main is not None and found:
         note = f"{main.rate_kind} rate" + (", compute left out: at most" if main.compute_s is None else "")
@@ -287,7 +287,3 @@ def _markup(text: str) -> "Markup":
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _bytes(count: int) -> str:
-    return f"{count:,} B"
