@@ -397,6 +397,17 @@ def test_layers_too_large_to_stage_are_cut_as_the_planner_cuts_them() -> None:
     assert all(p.resident_bytes <= 512 * 2**20 for p in result.schedule.passes)
 
 
+def test_where_no_layer_of_the_pass_streams_none_is_cut() -> None:
+    """Only part of a table that is read by the row has no room: the planner stages nothing."""
+    workload = Workload.of(images=1, context=1024)
+    stored = Costing(Precision.of())
+    plan = plan_with(open_model("smolvlm2-256m"), load_machine("nexys-video"), workload, stored)
+    assert (plan.strategy, plan.residency.placement.slot_bytes) == ("streamed", 0)
+    result = simulate(plan, Options(phases=DECODE, passes=2))
+    layers = sum(len(c.layers) for c in plan.model.components)
+    assert result.schedule.counts.cold_loads <= layers
+
+
 def test_a_cache_that_looks_ahead_never_evicts_what_is_still_in_use() -> None:
     small = Options(strategy="layer-swap", policy="fifo", capacity_bytes=10_000_000, phases=DECODE)
     assert simulate(planned(), small).schedule.counts.hits == 0

@@ -95,6 +95,8 @@ def simulate(plan: Plan, options: Options | None = None) -> SimResult:
     UnknownRateError where a link that is used has no known rate, InputError for phases that the plan lacks.
     """
     options = options or Options()
+    if plan.parallel is not None:
+        raise InputError("a plan over several devices: execute it with tierline.sim.devices.simulate_devices")
     tile_bytes = options.tile_bytes if options.granularity == "tile" else None
     asked = demand(plan, options.phases, options.speculation, tile_bytes, options.passes)
     if options.strategy == "auto" or "auto" in options.phase_strategies.values():
@@ -142,7 +144,7 @@ def _resolve(plan: Plan, options: Options) -> Options:
     if options.granularity == "layer" and plan.strategy == "streamed":
         slot_bytes = plan.residency.placement.slot_bytes
         layers = stored_layers(weigh(plan.model, plan.costing.precision)).values()
-        if slot_bytes < max(u.footprint_bytes for layer in layers for u in layer.units):
+        if 0 < slot_bytes < max(u.footprint_bytes for layer in layers for u in layer.units):
             # whole layers are too large to stage: the planner cut them, and so does this
             options = replace(options, granularity="tile", tile_bytes=max(1, slot_bytes))
     by_phase = {n: chosen if s == "auto" else s for n, s in options.phase_strategies.items()}
