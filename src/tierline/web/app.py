@@ -11,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 
 from tierline.web.guard import LOOPBACK, App, Guard
 from tierline.web.live import add_runs
@@ -31,9 +32,10 @@ class Problem(BaseModel):
 
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "No JSON"},
     403: {"model": Problem, "description": "Another host or site"},
     422: {"model": Problem, "description": "What was asked for cannot be"},
-    503: {"model": Problem, "description": "It takes too long"},
+    503: {"model": Problem, "description": "All workers are busy"},
 }
 
 
@@ -61,6 +63,8 @@ def create_app(hosts: Collection[str] = LOOPBACK) -> App:
         responses=_PROBLEMS,
     )
     app.add_exception_handler(RequestValidationError, _invalid)
+    for status in (400, 404, 405):
+        app.add_exception_handler(status, _problem)
     add_static(app)
     _add_questions(app)
     _add_settings(app)
@@ -80,6 +84,12 @@ async def _invalid(_: Request, error: Exception) -> Response:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
     return JSONResponse({"message": f"{where[:120] or 'request'}: {first['msg']}"}, status_code=422)
+
+
+async def _problem(_: Request, error: Exception) -> Response:
+    """Answer what is not there or cannot be read, in the form of all other problems."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for its statuses alone
+    return JSONResponse({"message": error.detail}, error.status_code, headers=error.headers)
 
 
 def _add_questions(app: FastAPI) -> None:

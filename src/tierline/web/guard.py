@@ -22,6 +22,7 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
+MOST_REQUEST_BYTES = 2**25  # above an upload's bound, which has a message of its own
 _SAME = ("same-origin", "none")
 
 Message = MutableMapping[str, Any]
@@ -55,10 +56,18 @@ class Guard:
                 message["headers"] = [*message["headers"], *ours]
             await send(message)
 
+        taken = 0
+
+        async def bounded() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            return {"type": "http.disconnect"} if taken > MOST_REQUEST_BYTES else message
+
         if refusal:
             await _refuse(answer, refusal)
         else:
-            await self._app(scope, receive, answer)
+            await self._app(scope, bounded, answer)
 
     def _refusal(self, headers: dict[bytes, bytes]) -> str:
         """Return why a request is refused, nothing if it is not."""

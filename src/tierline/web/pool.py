@@ -110,18 +110,22 @@ class Pool:
             self._free.put(worker)
 
     def ask(self, question: dict[str, Any], timeout_s: float, content: bytes = b"") -> Answer:
-        """Return the answer to `question`; a message with status 503 where it did not come in time."""
+        """Return the answer to `question`; a message where it did not come in time.
+
+        Its status is then 422, because the question is beyond a limit, or 503 where no worker was free.
+        """
         try:
             worker = self._free.get(timeout=timeout_s)
         except Empty:
-            return _late("all workers are busy: try again in a moment")
+            return _late(503, "all workers are busy: try again in a moment")
         try:
             answer = worker.ask(question, content, timeout_s)
         finally:
             self._free.put(worker)
         return answer or _late(
+            422,
             f"this takes longer than the {timeout_s:g} s that the page allows: ask the command line, or "
-            "choose a smaller model or a larger fast memory"
+            "choose a smaller model or a larger fast memory",
         )
 
     def close(self) -> None:
@@ -130,5 +134,5 @@ class Pool:
             worker.end()
 
 
-def _late(message: str) -> Answer:
-    return Answer(503, "application/json", json.dumps({"message": message}).encode())
+def _late(status: int, message: str) -> Answer:
+    return Answer(status, "application/json", json.dumps({"message": message}).encode())
