@@ -22,7 +22,6 @@ from capped import CappedRun, disk_of, run_capped
 
 from tierline.units import format_bytes, parse_rate
 
-_SLACK_BYTES = 8 * 2**20  # page tables and what else the kernel charges to the cgroup
 _TIERLINE = str(Path(sys.executable).with_name("tierline"))
 
 
@@ -44,7 +43,7 @@ def run_once(cell: Cell, tokens: int) -> tuple[CappedRun, dict[str, Any] | None,
     """Run one cell once; the document is None where the run was refused."""
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
-        budget = f"{cell.memory_bytes - _SLACK_BYTES}B"
+        budget = f"{cell.memory_bytes}B"
         command = f'exec "{_TIERLINE}" run "{cell.model}" "t3 t4 t5" --raw --new {tokens} --memory {budget} '
         command += f'--json >"{out}" 2>"{err}"'
         done = run_capped(
