@@ -25,12 +25,14 @@ from tierline.sim.options import (
     POLICIES,
     STRATEGIES,
     THROUGH,
+    Options,
     simulation_options,
 )
 from tierline.trace import chrome_trace
 from tierline.units import parse_bytes
 
 if TYPE_CHECKING:
+    from tierline.plan.plan import Plan
     from tierline.sim.simulate import SimResult
 
 StrategyOption = Annotated[
@@ -114,6 +116,7 @@ def simulate(
     include: options.IncludeOption = "all",
     hoist: options.HoistOption = True,
     expert_shares: options.SharesOption = None,
+    parallel: options.ParallelOption = None,
     strategy: StrategyOption = "auto",
     policy: CachePolicyOption = None,
     capacity: CapacityOption = None,
@@ -194,12 +197,17 @@ def simulate(
         include=include,
         hoist=hoist,
         expert_shares=expert_shares,
+        parallel=parallel,
     )
     from tierline.sim.simulate import simulate as execute
 
     planned = plan_with(
         asked.model, asked.machine, asked.workload, asked.costing, program_bytes=program_bytes
     )
+    if parallel is not None:
+        _check_devices(asked_for, want, plot)
+        _simulate_devices(planned, asked_for, trace, as_json=as_json)
+        return
     result = execute(planned, asked_for)
     _write(result, trace, plot, figure)
     _show(result, want, as_json=as_json)
@@ -210,6 +218,29 @@ def _check(want: float | None, plot: Path | None, figure: str | None) -> None:
     if want is not None and not want > 0:
         raise InputError(f"--want {want}: want more than 0 tok/s")
     check_plot(plot, figure, SIMULATE_FIGURES)
+
+
+def _check_devices(asked_for: Options, want: float | None, plot: Path | None) -> None:
+    """Refuse what would do nothing where several devices are simulated: they follow their own plans."""
+    if asked_for != Options(phases=asked_for.phases) or want is not None or plot is not None:
+        raise InputError(
+            "--parallel: devices are simulated as they are planned; of the options of a simulation only "
+            "--phase and --trace apply"
+        )
+
+
+def _simulate_devices(planned: "Plan", asked_for: Options, trace: Path | None, *, as_json: bool) -> None:
+    from tierline.report.simulation_parallel import devices_json, print_devices
+    from tierline.sim.devices import simulate_devices
+
+    result = simulate_devices(planned, asked_for.phases)
+    if trace is not None:
+        process = f"{planned.model.name} on {planned.machine.name}"
+        trace.write_text(json.dumps(chrome_trace(result.events, process)), encoding="utf-8")
+    if as_json:
+        typer.echo(json.dumps(devices_json(result), indent=2))
+    else:
+        print_devices(result)
 
 
 def _show(result: "SimResult", want: float | None, *, as_json: bool) -> None:

@@ -37,13 +37,12 @@ def proportional_stages(layers: int, shares: Sequence[float]) -> list[int]:
 
 
 def repeating_layers(model: Model) -> tuple[str, ...]:
-    """Return the names of the decoder's layers that attend or scan, in order: those that stages divide."""
-    last = model.phases[-1].components if model.phases else ()
-    parts = [c for c in model.components if c.name in last and any(_repeats(x.block) for x in c.layers)]
-    chosen = next((c for c in parts if c.name == "text"), parts[0] if parts else None)
-    if chosen is None:
-        return ()
-    return tuple(x.name for x in chosen.layers if _repeats(x.block))
+    """Return the names of the decoder's layers that attend or scan, in order: those that stages divide.
+
+    Of a model without a text part, the layers of the component that has the most of them.
+    """
+    parts = {c.name: tuple(x.name for x in c.layers if _repeats(x.block)) for c in model.components}
+    return parts.get("text") or max(parts.values(), key=len, default=())
 
 
 def assign_stages(model: Model, stages: int, shares: Sequence[float] | None) -> dict[str, int]:

@@ -35,8 +35,9 @@ class Ranks:
 class Use:
     """Exchanges of one kind that a device takes part in during a phase: `count` of `collective` over `link`.
 
-    Passes and micro-batches are all counted; where passes differ, `collective` is the last one's.
-    `operation` is the name of what they follow within its layer; `sent_bytes` and `time_s` are totals.
+    Of one micro-batch, all passes are counted; where passes differ, `collective` is the last one's.
+    `operation` is the name of what they follow within its layer, `layers` those layers in order (once for
+    each exchange). `sent_bytes` and `time_s` are totals; bytes are the mean of the devices of the group.
     """
 
     phase: str
@@ -44,6 +45,7 @@ class Use:
     group: Group
     link: str
     collective: Collective
+    layers: tuple[str, ...]
     count: int
     sent_bytes: int
     time_s: float

@@ -1,6 +1,6 @@
 """What a device exchanges with others in a phase: collectives over the link that joins its group."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tierline.cost.amount import element_bytes
@@ -55,13 +55,13 @@ def uses_of(
     """
     number_format = costing.precision.activations
     groups = pass_groups(phase, workload, costing)
-    asked: dict[Exchange, int] = {}
+    asked: dict[Exchange, list[str]] = {}
     for component in shard.model.components:
         if component.name in phase.components:
             for layer in component.layers:
                 for exchange in shard.exchanges[layer.name]:
                     named = replace(exchange, operation=exchange.operation or layer.name)
-                    asked[named] = asked.get(named, 0) + 1
+                    asked.setdefault(named, []).append(layer.name)
     for exchange, layers in asked.items():
         link, devices = reach.links[exchange.group], reach.degrees[exchange.group]
         each = [
@@ -72,7 +72,7 @@ def uses_of(
     last = _last_rows(shard.model, phase) if hands_over else None
     if last is not None:
         handed = [(g.passes, send(_handed_bytes(last, g, workload, number_format))) for g in groups]
-        yield from _use(phase.name, HAND_OVER, "pp", reach.links["pp"], 1, handed)
+        yield from _use(phase.name, HAND_OVER, "pp", reach.links["pp"], [HAND_OVER], handed)
 
 
 def exchange_time_s(collective: Collective, link: Interconnect) -> float:
@@ -86,16 +86,22 @@ def _use(
     operation: str,
     group: Group,
     link: Interconnect,
-    layers: int,
+    layers: Sequence[str],
     each: Iterable[tuple[int, Collective]],
 ) -> Iterator[Use]:
     """Yield one use of all passes together, nothing where nothing is sent."""
     made = list(each)
-    count = layers * sum(passes for passes, _ in made)
-    sent = layers * sum(passes * c.sent_bytes for passes, c in made)
+    times = len(layers)
+    count = times * sum(passes for passes, _ in made)
+    sent = times * sum(passes * _mean_bytes(c) for passes, c in made)
     if sent:
-        time_s = layers * sum(passes * exchange_time_s(c, link) for passes, c in made)
-        yield Use(phase, operation, group, link.name, made[-1][1], count, sent, time_s)
+        time_s = times * sum(passes * exchange_time_s(c, link) for passes, c in made)
+        yield Use(phase, operation, group, link.name, made[-1][1], tuple(layers), count, sent, time_s)
+
+
+def _mean_bytes(collective: Collective) -> int:
+    """Return what a device of the group sends: all that crosses by all of them, of a send all of it."""
+    return collective.total_bytes // (1 if collective.kind == "send" else collective.devices)
 
 
 def _collective(

@@ -20,7 +20,7 @@ from tierline.plan.residency import allowed_bytes
 from tierline.plan.shards import Divided, device_plan, shared_links
 
 # Phases whose passes do not wait for one another: the parts of a prompt, an image.
-_INDEPENDENT = ("prefill", "vision", "encode")
+INDEPENDENT = ("prefill", "vision", "encode")
 _TOKEN_PHASES = ("prefill", "decode")
 
 
@@ -122,16 +122,16 @@ class _Whole:
         known = [s for s in staged.stage_s if s is not None]
         if len(known) < len(staged.stage_s):
             return None
-        rounds = 1 if phase.name in _INDEPENDENT else self.passes(phase)
+        rounds = 1 if phase.name in INDEPENDENT else self.passes(phase)
         return max(rounds * self._period_s(phase, known), *self._shared_s(phase), 0.0)
 
     def _waves(self, phase: Phase) -> int:
         """Return how many passes follow one another through the pipeline without waiting for its end."""
-        return self.passes(phase) if phase.name in _INDEPENDENT else 1
+        return self.passes(phase) if phase.name in INDEPENDENT else 1
 
     def _period_s(self, phase: Phase, stage_s: Sequence[float]) -> float:
         micro = self.divided.split.micro_batches
-        if phase.name in _INDEPENDENT:
+        if phase.name in INDEPENDENT:
             return float(pipeline_s(stage_s, micro * self._waves(phase)))
         return float(round_s(stage_s, micro))
 
