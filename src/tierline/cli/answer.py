@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from tierline.cli.progress import LoadingBar
-from tierline.cli.session import PROMPT_LIMIT, Setting, opened_session, write_trace, writer
+from tierline.cli.session import PROMPT_LIMIT, Setting, traced_session, writer
 from tierline.errors import InputError
 from tierline.report.run import print_run, run_json, turn_line
 from tierline.run.request import Request
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 def answer(setting: Setting, request: Request, *, as_json: bool) -> None:
     """Answer one request and print what it took."""
-    with _traced(setting) as (session, bar), _printing(as_json=as_json) as out:
+    with traced_session(setting) as (session, bar), _printing(as_json=as_json) as out:
         report = session.answer(request, progress=bar.loading, emit=writer(out, bar))
     _show(report, as_json=as_json)
 
 
 def take_turn(setting: Setting, request: Request, context: int, path: Path, *, as_json: bool) -> None:
     """Answer `request` as the next turn of the session saved in `path`, and save it again."""
-    with _traced(setting) as (session, bar), _printing(as_json=as_json) as out:
+    with traced_session(setting) as (session, bar), _printing(as_json=as_json) as out:
         conversation = _resumed(session, request, context, path, bar)
         report = conversation.say(request, writer(out, bar))
         conversation.save(path)
@@ -38,7 +38,7 @@ def take_turn(setting: Setting, request: Request, context: int, path: Path, *, a
 
 def converse(setting: Setting, request: Request, context: int, path: Path | None) -> None:
     """Answer line by line from stdin; a turn that does not fit is refused and the conversation goes on."""
-    with _traced(setting) as (session, bar):
+    with traced_session(setting) as (session, bar):
         conversation = _resumed(session, request, context, path, bar)
         bar.stop()
         emit = writer(sys.stdout, bar)
@@ -67,17 +67,6 @@ def _resumed(
         bar.stop()
         sys.stderr.write(f"[{path}: {tokens:,} tokens need not be computed again]\n")
     return conversation
-
-
-@contextmanager
-def _traced(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
-    """Open the model; write the trace, if any, when all is done, whatever ended it."""
-    with opened_session(setting) as (session, bar):
-        try:
-            yield session, bar
-        finally:
-            bar.stop()
-            write_trace(setting.trace, {f"tierline run {setting.source.path.name}": session.events})
 
 
 @contextmanager

@@ -27,6 +27,11 @@ class LoadingBar:
         """Show how much of the packed file is written."""
         self._progress.update(self._task, description="packing", completed=done_bytes, total=total_bytes)
 
+    def serving(self, answered: int, total: int, tokens_per_s: float) -> None:
+        """Show how many prompts are answered, and the decode rate of all together."""
+        what = f"{answered} of {total} prompts answered, {tokens_per_s:.1f} tok/s"
+        self._progress.update(self._task, description=what, completed=answered, total=total)
+
     def stop(self) -> None:
         """Take the line away; a second call does nothing."""
         self._progress.stop()

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tierline.cli.answer import answer, converse, take_turn
+from tierline.cli.answer_all import answer_all
 from tierline.cli.session import (
     AnswerJsonOption,
     FilesArgument,
@@ -25,6 +26,7 @@ from tierline.cli.session import (
 )
 from tierline.errors import InputError
 from tierline.run.pace import find_pace
+from tierline.run.prompts import read_prompts
 from tierline.run.request import MOST_DRAFT_TOKENS, Request
 from tierline.run.source import open_source
 from tierline.units import parse_bytes
@@ -67,6 +69,22 @@ def run(
     ] = 0,
     kv: KvOption = None,
     kv_offload: KvOffloadOption = False,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.jsonl", help="Answer every prompt of this file, many in one pass; with -o."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Where --prompts writes answers, one JSON line each."),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            help="Sequences in one pass of --prompts; by default all that the budget holds.", min=1, max=4096
+        ),
+    ] = None,
     pace: PaceOption = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Hold weights against a packed file's checksums before use.")
@@ -98,8 +116,26 @@ def run(
     if chat:
         converse(setting, request, context, session)
         return
+    if prompts is not None or output is not None or batch is not None:
+        _refuse_with_prompts(prompts, output, text=text, session=session, speculate=speculate)
+        assert prompts is not None and output is not None  # noqa: S101, PT018 - what was just refused
+        answer_all(setting, request, read_prompts(prompts), output, batch, as_json=as_json)
+        return
     request = replace(request, text=checked_text(text))
     if session is None:
         answer(setting, request, as_json=as_json)
     else:
         take_turn(setting, request, context, session, as_json=as_json)
+
+
+def _refuse_with_prompts(
+    prompts: Path | None, output: Path | None, *, text: str | None, session: Path | None, speculate: int
+) -> None:
+    """Raise InputError where --prompts, -o or --batch lacks another or stands beside what it excludes."""
+    if prompts is None or output is None:
+        raise InputError("--prompts FILE.jsonl and -o OUT.jsonl belong together, and --batch to them")
+    if text is not None or session is not None or speculate:
+        raise InputError(
+            "--prompts answers what is in the file, many at once: leave out TEXT, --session and --speculate "
+            "(a guess is checked for one sequence at a time)"
+        )

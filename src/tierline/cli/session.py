@@ -134,6 +134,17 @@ def opened_session(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
                 remember_reserve(source, session.engine.reserved_bytes, lean=lean)
 
 
+@contextmanager
+def traced_session(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
+    """Open the model; write the trace, if any, when all is done, whatever ended it."""
+    with opened_session(setting) as (session, bar):
+        try:
+            yield session, bar
+        finally:
+            bar.stop()
+            write_trace(setting.trace, {f"tierline run {setting.source.path.name}": session.events})
+
+
 def write_trace(path: Path | None, processes: Mapping[str, Iterable[TraceEvent]]) -> None:
     """Write the events of each process as one Chrome/Perfetto trace, where a path was given."""
     if path is not None:

@@ -1,5 +1,6 @@
 """A finished run as a table and as JSON."""
 
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tierline.run.pace import Pace
-    from tierline.run.report import RunReport
+    from tierline.run.report import Comparison, RunReport
 
 _INNER = ("prediction",)
 
@@ -24,7 +25,13 @@ def run_json(report: "RunReport") -> dict[str, object]:
     document["bound"] = report.prediction.bound
     document["planned_compute_s"] = report.prediction.compute_s
     document["planned_link_s"] = report.prediction.link_s
-    document["rows"] = [
+    document["rows"] = rows_json(report.rows)
+    return document
+
+
+def rows_json(rows: Iterable["Comparison"]) -> list[dict[str, object]]:
+    """Return rows planned | measured in base units."""
+    return [
         {
             "quantity": row.quantity,
             "unit": row.unit,
@@ -32,21 +39,20 @@ def run_json(report: "RunReport") -> dict[str, object]:
             "measured": row.measured,
             "error_fraction": row.error_fraction,
         }
-        for row in report.rows
+        for row in rows
     ]
-    return document
 
 
-def run_table(report: "RunReport") -> "Table":
+def comparison_table(rows: Iterable["Comparison"], title: str) -> "Table":
     """Return the table planned | measured, with the error of each row."""
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, title=_title(report), title_justify="left", title_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
     table.add_column("")
     for heading in ("planned", "measured", "error"):
         table.add_column(heading, justify="right")
-    for row in report.rows:
+    for row in rows:
         error = row.error_fraction
         table.add_row(
             row.quantity,
@@ -73,8 +79,8 @@ def run_summary(report: "RunReport") -> str:
     if report.closest_choice is not None:
         position, margin = report.closest_choice
         lines.append(
-            f"checked guessed tokens; closest choice: token {position + 1}, {margin:.3g} between the first two "
-            "logits (a pass of one row may round otherwise where that is tiny)"
+            f"checked guessed tokens; closest choice: token {position + 1}, {margin:.3g} between the first "
+            "two logits (a pass of one row may round otherwise where that is tiny)"
         )
     if report.prediction.pace is not None:
         lines.append(pace_line(report.prediction.pace))
@@ -131,5 +137,5 @@ def print_run(report: "RunReport") -> None:
     from rich.console import Console
 
     console = Console()
-    console.print(run_table(report))
+    console.print(comparison_table(report.rows, _title(report)))
     console.print(run_summary(report), highlight=False, soft_wrap=True)

@@ -14,6 +14,7 @@ from transformers import Cache, PreTrainedModel
 
 from tierline.errors import BudgetError, InputError
 from tierline.machines.cgroups import read_limit
+from tierline.machines.memory import read_memory
 from tierline.models.stored import StoredTensor
 from tierline.probe.order import execution_order
 from tierline.run.attach import attach, fixed_parameters, is_table, matrix_modules
@@ -34,8 +35,8 @@ from tierline.run.predict import Prediction, measure_beside, measure_link, measu
 from tierline.run.process_memory import bound_allocator, peak_resident_bytes, reset_peak, return_freed
 from tierline.run.recorder import Recorder
 from tierline.run.room import Room
-from tierline.run.source import Source
 from tierline.run.slowdown import Slowdown
+from tierline.run.source import Source
 from tierline.run.staging import Staging, stream_settings
 from tierline.run.tiles import tiles_of
 from tierline.run.verify import require_checksums
@@ -118,6 +119,7 @@ class Engine:
         fixed_bytes = self._load_fixed()
         return_freed()  # a tokenizer's JSON leaves tens of MB behind
         overhead_s, self.reserved_bytes = self._rehearse(room)
+        self.reserved_bytes += self.experts.beside_bytes
         kv_bytes = room.kv_held_bytes(self.source.model, self.source.compute_format)
         planner = self._planner(fixed_bytes)
         budget = weight_budget(
@@ -155,6 +157,20 @@ class Engine:
             if prediction.read_bytes_per_s:
                 staging.slowdown = Slowdown(prediction.read_bytes_per_s, staging.ring_bytes)
         return prediction
+
+    def spare_bytes(self, room: Room) -> int:
+        """Return what the budget would leave for pinning with `room`, negative where it has no room for it.
+
+        A pass is rehearsed as by `load`, and nothing is placed.
+        """
+        fixed_bytes = self._load_fixed()
+        _, reserved_bytes = self._rehearse(room)
+        allowed = self.allowed_bytes
+        if allowed is None:
+            allowed = read_memory().free_bytes + reserved_bytes
+        kv_bytes = room.kv_held_bytes(self.source.model, self.source.compute_format)
+        least_bytes = self._planner(fixed_bytes).needs.least_bytes
+        return allowed - (reserved_bytes - fixed_bytes) - kv_bytes - least_bytes
 
     def _measure_step(self, plan: WeightPlan, staging: Staging | None, overhead_s: float) -> Step:
         """Return what a decode step will take: everything but products is rehearsed, the rest timed."""
@@ -213,7 +229,7 @@ class Engine:
         kv = KvMeter() if self._kv_disk is None else self._kv_disk.meter
         rows = kv.read_bytes + sum(table.read_bytes for table in self._tables.values())
         experts = self.experts.measured()
-        read_bytes, stall_s = rows + experts.expert_read_bytes, kv.stall_s + experts.stall_s
+        read_bytes, stall_s = rows + experts.read_bytes, kv.stall_s + experts.stall_s
         staging = None if self.weights is None else self.weights.staging
         if staging is not None:
             read_bytes += staging.settled_read_bytes()

@@ -90,13 +90,10 @@ def generate(
     `cache` holds keys and values of the first of `ids` already; it grows by the rest and the answer.
     """
     torch.manual_seed(request.seed)
-    sampling = request.temperature > 0
-    choice: dict[str, Any] = (
-        {"temperature": request.temperature, "top_p": request.top_p, "top_k": 0} if sampling else {}
-    )
+    choice: dict[str, Any] = request.choice()
     if request.speculate:
         choice["prompt_lookup_num_tokens"] = request.speculate
-    if request.speculate and not sampling:
+    if request.speculate and request.temperature == 0:
         answer.margins = Margins(ids.shape[1])
         choice["logits_processor"] = LogitsProcessorList([answer.margins])
     with torch.inference_mode():
@@ -104,7 +101,6 @@ def generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=request.new,
-            do_sample=sampling,
             streamer=_Clock(tokenizer, answer, meter, emit),
             past_key_values=cache,
             **choice,

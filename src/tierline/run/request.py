@@ -26,6 +26,12 @@ class Request:
     seed: int = 0
     speculate: int = 0
 
+    def choice(self) -> dict[str, bool | int | float]:
+        """Return what transformers' `generate` is told of how to choose a token."""
+        if self.temperature == 0:
+            return {"do_sample": False}
+        return {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+
     def __post_init__(self) -> None:
         if not -_SEEDS <= self.seed < _SEEDS:
             raise InputError(f"--seed {self.seed}: want {-_SEEDS} to {_SEEDS - 1}")

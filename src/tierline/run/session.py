@@ -85,16 +85,20 @@ class Session:
 
     def prepare(self, request: Request, progress: Progress) -> "Prepared":
         """Load the model for `request` and return it with what is predicted; raises as `answer` does."""
-        ids = prompt_ids(self.tokenizer, request)
+        ids = self.checked(prompt_ids(self.tokenizer, request), request)
+        room = Room(prompt_tokens=ids.shape[1], new=request.new, drafts=request.speculate, kv=self.kv)
+        prediction = self.load(room, progress)
+        return Prepared(request, ids, prediction)
+
+    def checked(self, ids: torch.Tensor, request: Request) -> torch.Tensor:
+        """Return `ids`, shape `(1, tokens)`; raise InputError where they and the answer are too many."""
         longest = self.engine.source.model.max_context
         if longest is not None and ids.shape[1] + request.new > longest:
             raise InputError(
                 f"a prompt of {ids.shape[1]:,} tokens and {request.new:,} new ones are more than the "
                 f"{longest:,} that {self.engine.source.path.name} was made for: shorten it, or lower --new"
             )
-        room = Room(prompt_tokens=ids.shape[1], new=request.new, drafts=request.speculate, kv=self.kv)
-        prediction = self._load(room, progress)
-        return Prepared(request, ids, prediction)
+        return ids
 
     def execute(self, prepared: "Prepared", emit: Emit) -> RunReport:
         """Run what was prepared; returns, emits and raises as `answer` does."""
@@ -104,10 +108,10 @@ class Session:
     def prepare_turns(self, context: int, drafts: int, progress: Progress) -> Prediction:
         """Load the model for turns of at most `context` tokens in all; return what is predicted of a step."""
         new = max(1, context // 4)
-        return self._load(Room(max(1, context - new), new, drafts=drafts, kv=self.kv), progress)
+        return self.load(Room(max(1, context - new), new, drafts=drafts, kv=self.kv), progress)
 
-    def _load(self, room: Room, progress: Progress) -> Prediction:
-        """Load the model; with a pace, the link's rate is predicted, not the one measured through it."""
+    def load(self, room: Room, progress: Progress) -> Prediction:
+        """Load the model for `room` and return what is predicted: with a pace, at the rate of its link."""
         prediction = self.engine.load(room, progress)
         if self._link is None or self.engine.weights is None:
             return prediction
