@@ -1,39 +1,35 @@
-"""The command line that gives a result again, from the options that were in force."""
+"""The command line that gives a result again, from the options that were given."""
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from inspect import signature
-from typing import Any, get_type_hints
+from collections.abc import Iterator
+from typing import Any
 
-from typer.models import ArgumentInfo, OptionInfo
+import typer
 
 
-def command_line(verb: Callable[..., None], values: Mapping[str, object]) -> str:
-    """Return the words, quoted for a shell, that call `verb` with `values` (by parameter name).
+def command_line(call: typer.Context) -> str:
+    """Return the words, quoted for a shell, that were given: the verb, its arguments, its options.
 
-    Arguments come first; options at their defaults and those not in `values` are left out.
+    Options that were left out stay so; arguments come first.
     """
-    hints = get_type_hints(verb, include_extras=True)
     arguments: list[str] = []
     options: list[str] = []
-    for name, parameter in signature(verb).parameters.items():
-        how = next(iter(getattr(hints[name], "__metadata__", ())), None)
-        value = values.get(name, parameter.default)
-        if isinstance(how, ArgumentInfo):
+    for parameter in call.command.params:
+        source = call.get_parameter_source(parameter.name or "")
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        value = call.params[parameter.name or ""]
+        if parameter.param_type_name == "argument":
             arguments.append(str(value))
-        elif value != parameter.default and isinstance(how, OptionInfo):
-            options += _words(name, how, value)
-    return shlex.join(["tierline", verb.__name__, *arguments, *options])
+        else:
+            options += _words(parameter, value)
+    return shlex.join(["tierline", str(call.info_name), *arguments, *options])
 
 
-def _words(name: str, how: OptionInfo, value: Any) -> Iterator[str]:  # noqa: ANN401 - whatever options hold
+def _words(option: Any, value: Any) -> Iterator[str]:  # noqa: ANN401 - typer has its own click, or click's
     """Yield an option as it is written: a switch alone, a list once per item."""
-    declared = (how.param_decls or ("--" + name.replace("_", "-"),))[0]
-    on, _, off = declared.partition("/")
     if isinstance(value, bool):
-        yield on if value else off
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        for item in value:
-            yield from (on, str(item))
-    else:
-        yield from (on, str(value))
+        yield option.opts[0] if value else option.secondary_opts[0]
+        return
+    for item in value if isinstance(value, list | tuple) else [value]:
+        yield from (option.opts[0], str(item))

@@ -24,7 +24,7 @@ OutputOption = Annotated[Path, typer.Option("-o", "--output", metavar="FILE", he
 
 
 def report(
-    context_of_call: typer.Context,
+    call: typer.Context,
     model: options.ModelArgument,
     on: options.OnOption = "this",
     output: OutputOption = Path("report.html"),
@@ -88,7 +88,7 @@ def report(
     )
     planned = plan_with(asked.model, asked.machine, asked.workload, asked.costing)
     kept = find_sensitivity(planned, [parse_format(name) for name in DEFAULT_FORMATS])
-    made = report_html(planned, command_line(report, context_of_call.params), kept)
+    made = report_html(planned, command_line(call), kept)
     output.write_text(made, encoding="utf-8")
     count = output.stat().st_size
     if as_json:
