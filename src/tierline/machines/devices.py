@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import PurePath
 
 from tierline.errors import InputError
 from tierline.machines.build import build, interconnect
@@ -68,13 +69,15 @@ def build_all(draft: Draft) -> Machine:
     if not draft.devices:
         return machine
     machines = [machine if d.draft is None else build(d.draft) for d in draft.devices]
-    each = [(kind, m) for kind, m in zip(draft.devices, machines, strict=True) for _ in range(kind.count)]
+    named = [
+        replace(m, name=name, title=name, notes=())
+        for kind, m in zip(draft.devices, machines, strict=True)
+        for name in (PurePath(kind.machine).name.removesuffix(".toml"),)
+    ]
+    each = [m for kind, m in zip(draft.devices, named, strict=True) for _ in range(kind.count)]
     return replace(
         machine,
-        devices=tuple(
-            Device(f"{kind.machine}-{i}", replace(m, name=kind.machine, title=kind.machine, notes=()))
-            for i, (kind, m) in enumerate(each)
-        ),
+        devices=tuple(Device(f"{m.name}-{i}", m) for i, m in enumerate(each)),
         interconnects=tuple(interconnect(draft, name) for name in draft.joins),
     )
 

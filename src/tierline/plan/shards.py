@@ -87,7 +87,7 @@ def _groups(split: Split, index: int) -> dict[Group, tuple[int, ...]]:
     stride = 1
     for name, degree in (("tp", split.tp), ("ep", split.ep), ("dp", split.dp)):
         first = index - index // stride % degree * stride
-        if degree > 1:
+        if degree > 1 and name != "dp":  # replicas exchange nothing
             found[name] = tuple(first + i * stride for i in range(degree))  # type: ignore[index]  # literals
         stride *= degree
     if split.pp > 1:
