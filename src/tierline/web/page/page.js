@@ -12,6 +12,7 @@ const START = { model: "smolvlm2-256m", machine: "nexys-video", weights: "mxfp8:
 
 let settings = [];
 let side = 0;
+let started = false;
 const answers = [{}, {}];
 const asking = [null, null];
 const abouts = new Map();
@@ -83,7 +84,10 @@ async function refresh(sides) {
   byId("results").setAttribute("aria-busy", "true");
   history.replaceState(null, "", `?${controls.toAddress(settings)}`);
   await Promise.all(sides.map(answer));
-  if (asking.some(Boolean)) return;
+  if (started && !asking.some(Boolean)) rest();
+}
+
+function rest() {
   byId("results").removeAttribute("aria-busy");
   root.dataset.state = "idle";
 }
@@ -184,8 +188,10 @@ async function take(files) {
     const query = new URLSearchParams({
       name: main.name.slice(-120), file_bytes: main.fileBytes, config_bytes: beside.byteLength,
     });
-    const sent = { method: "POST", body: new Blob([beside, main.content]) };
-    const answer = await fetch(`/api/upload?${query}`, sent);
+    const body = new Uint8Array(beside.byteLength + main.content.byteLength);
+    body.set(new Uint8Array(beside));
+    body.set(new Uint8Array(main.content), beside.byteLength);
+    const answer = await fetch(`/api/upload?${query}`, { method: "POST", body });
     const found = await answer.json();
     if (!answer.ok) throw new HeaderError(found.message);
     abouts.set(`model?name=${encodeURIComponent(found.model)}`, found);
@@ -280,6 +286,8 @@ async function start() {
   const redraw = () => results.draw(answers.slice(0, settings.length));
   results.onThemeChange(redraw);
   await first;
+  started = true;
+  rest();
   root.dataset.readyMs = performance.now().toFixed(0);
   loadPlotly(redraw);
   live.watch();
