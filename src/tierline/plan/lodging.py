@@ -14,6 +14,7 @@ from tierline.units import KIB
 
 _STAGING_SHARE = 8
 _SMALLEST_UNIT_BYTES = 64 * KIB
+_MOST_TILES = 2**15
 
 
 def main_phase(model: Model, values: Mapping[str, int]) -> Phase | None:
@@ -38,6 +39,7 @@ class Lodging:
     ) -> None:
         self._model, self._machine, self._weights = model, machine, weights
         self._main, self._depth, self._unit_bytes = main, prefetch_depth, unit_bytes
+        self._by_tile: dict[int, Mapping[str, StoredLayer]] = {}
 
     @cached_property
     def _orders(self) -> dict[str, tuple[str, ...]]:
@@ -54,11 +56,16 @@ class Lodging:
         """
         found = self._reside(self._stored, capacity_bytes)
         if found.strategy == "impossible" and self._unit_bytes is None:  # layers may be too large
-            tile_bytes = _tile_bytes(capacity_bytes, self._depth)
+            tile_bytes = _tile_bytes(capacity_bytes, self._depth, self._weights.stored_bytes)
             if tile_bytes:
-                tiles = stored_layers(self._weights, tile_bytes)
-                return tiles, self._reside(tiles, capacity_bytes)
+                tiles = self._tiles(tile_bytes)
+                return tiles, self._reside(tiles, capacity_bytes // tile_bytes * tile_bytes)
         return self._stored, found
+
+    def _tiles(self, tile_bytes: int) -> Mapping[str, StoredLayer]:
+        if tile_bytes not in self._by_tile:
+            self._by_tile[tile_bytes] = stored_layers(self._weights, tile_bytes)
+        return self._by_tile[tile_bytes]
 
     def _reside(self, stored: Mapping[str, StoredLayer], capacity_bytes: int) -> Residency:
         order = self._orders[self._main.name] if self._main else ()
@@ -66,11 +73,16 @@ class Lodging:
         return reside(self._machine, stored, order, whole, capacity_bytes, prefetch_depth=self._depth)
 
 
-def _tile_bytes(room_bytes: int, prefetch_depth: int) -> int | None:
-    """Return the size of tiles that use an eighth of the room, None where not even the smallest fit.
+def _tile_bytes(room_bytes: int, prefetch_depth: int, weights_bytes: int) -> int | None:
+    """Return the largest power of two of which the slots use at most an eighth of the room.
 
-    To cut a large model into millions of them would take a minute and help nothing.
+    None where not even the smallest tiles can be staged: to cut a large model into millions of them would
+    take a minute and help nothing. The room is used in whole tiles, at least 8 of them for every slot.
     """
-    if room_bytes < prefetch_depth * _SMALLEST_UNIT_BYTES:
+    tile_bytes = max(_SMALLEST_UNIT_BYTES, weights_bytes // _MOST_TILES)
+    if room_bytes < prefetch_depth * tile_bytes:
         return None
-    return max(_SMALLEST_UNIT_BYTES, room_bytes // (_STAGING_SHARE * prefetch_depth))
+    tile_bytes = 1 << (tile_bytes - 1).bit_length()
+    while room_bytes >= 2 * tile_bytes * _STAGING_SHARE * prefetch_depth:
+        tile_bytes *= 2
+    return tile_bytes

@@ -2,18 +2,19 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from tierline.cost.logits import with_all_logits
+from tierline.cost.phase_cost import PhaseCost
 from tierline.cost.weights import ModelWeights, weigh
 from tierline.machines.machine import Rate
 from tierline.models.description import Model, Phase
 from tierline.models.workload import Workload
 from tierline.plan.build import compute_rate, plan_with, selectors
 from tierline.plan.lodging import Lodging
-from tierline.plan.phases import Setting, pinned_share
+from tierline.plan.phases import Setting, link_traffic, pinned_share
 from tierline.plan.plan import Plan
 from tierline.plan.residency import PREFETCH_DEPTH
 from tierline.scenario import Scenario, scenario
@@ -34,15 +35,30 @@ _MOST_LODGINGS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Lodged:
-    """Where the weights live, for the capacities in `span`."""
+    """Where the weights live, for the capacities in `span`; `tables` are looked up and not pinned whole."""
 
     span: Span
     setting: Setting
+    tables: tuple[str, ...]
+
+    pinned_bytes: int
+    streamed_bytes: int
+    known: dict[tuple[str, bool], dict[str, int]] = field(default_factory=dict)
 
     @property
-    def streamed_bytes(self) -> int:
-        """Weight bytes whose home is another tier."""
-        return self.setting.residency.streamed_bytes
+    def alike(self) -> object:
+        """What placements have in common whose rows are costed together."""
+        residency = self.setting.residency
+        if residency.strategy != "streamed":
+            return residency.strategy
+        return residency.route, residency.link, self.tables
+
+    def crossing(self, phase: Phase, whole: PhaseCost, *, static: bool) -> dict[str, int]:
+        """Return what weights that are read `whole` move over each link in a pass of `phase`."""
+        key = (phase.name, static)
+        if key not in self.known:
+            self.known[key] = link_traffic(phase, whole, self.setting)
+        return self.known[key]
 
 
 class Case:
@@ -60,6 +76,7 @@ class Case:
         self.asked: Scenario = scenario(**asked)
         self._simulation = {name: v for name, v in values.items() if name in simulated_options()}
         self._lodged: dict[str, list[Lodged]] = {}
+        self._lodgings: dict[str, Lodging] = {}
 
     @cached_property
     def options(self) -> Options:
@@ -83,6 +100,25 @@ class Case:
     def compute(self) -> Rate | None:
         """The machine's arithmetic rate in the format of the activations."""
         return compute_rate(self.asked.machine, self.asked.precision.activations.name)[0]
+
+    @cached_property
+    def whole_reads(self) -> bool:
+        """Whether what is not looked up is read whole in every pass, however many rows it has."""
+        kinds = self.weights.kinds(tuple(self.weights.kinds_of))
+        return not any(o.experts for kind, _ in kinds for o in kind.block.operations)
+
+    @cached_property
+    def tables(self) -> tuple[str, ...]:
+        """The layers that hold tables of which rows are looked up."""
+        return tuple(
+            dict.fromkeys(
+                read.owner or entry.layer.name
+                for entry in self.weights.layers
+                for reads in entry.weights.by_operation
+                for read in reads
+                if read.by_row
+            )
+        )
 
     @property
     def in_arrays(self) -> bool:
@@ -117,13 +153,16 @@ class Case:
     def _lodge(self, main: Phase | None, capacity_bytes: int) -> Lodged:
         machine, costing = self.asked.machine, self.asked.costing
         tracked = Tracked.of(capacity_bytes)
-        lodging = Lodging(self.model, machine, self.weights, main, PREFETCH_DEPTH)
-        stored, residency = lodging.within(tracked)
+        name = main.name if main else ""
+        if name not in self._lodgings:
+            self._lodgings[name] = Lodging(self.model, machine, self.weights, main, PREFETCH_DEPTH)
+        stored, residency = self._lodgings[name].within(tracked)
         placement = replace(residency.placement, capacity_bytes=capacity_bytes)
         residency = replace(residency, placement=placement)
         share = pinned_share(stored, residency)
         setting = Setting(machine, self.weights, share, residency, costing, self.compute, machine.fast.name)
-        return Lodged(tracked.span, setting)
+        tables = tuple(name for name in self.tables if name in share)
+        return Lodged(tracked.span, setting, tables, residency.pinned_bytes, residency.streamed_bytes)
 
 
 def texts(pairs: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
