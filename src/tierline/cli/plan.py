@@ -12,6 +12,7 @@ from tierline.cost.training import Training
 from tierline.errors import InputError
 from tierline.formats.parse import parse_format
 from tierline.plan.build import plan_with
+from tierline.plan.guesses import Guesses, weigh_guesses
 from tierline.plan.runtime import DEFAULT_RUNTIME
 from tierline.plan.sensitivity import DEFAULT_FORMATS
 from tierline.plan.sensitivity import sensitivity as find_sensitivity
@@ -28,6 +29,14 @@ SensitivityFormatsOption = Annotated[
     typer.Option(
         "--sensitivity-format", metavar="FMT", help="A format to try; repeatable; several if not given."
     ),
+]
+SpeculateOption = Annotated[
+    int | None,
+    typer.Option(help="What guessing this many tokens a pass takes, and when it pays.", min=1, max=1024),
+]
+DraftOption = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="Who guesses, as it is stored; without it, the text itself."),
 ]
 
 
@@ -65,6 +74,22 @@ def _plot(planned: "Plan", path: Path | None, name: str | None) -> None:
         "link": lambda: speed_by_link(simulate(planned)),
     }
     plot_one(path, name, figures)
+
+
+def _guesses(
+    planned: "Plan", tokens: int | None, draft: str | None, on: str, overrides: list[str] | None
+) -> Guesses | None:
+    """Return what guessing takes, where it is asked for; the draft runs on the same machine and context."""
+    if tokens is None:
+        if draft is not None:
+            raise InputError(f"--draft {draft}: goes with --speculate N, the tokens that it guesses a pass")
+        return None
+    guesser = None
+    if draft is not None:
+        work = planned.workload
+        asked = scenario(draft, on, overrides=overrides, prompt_tokens=work.prompt_tokens, new=work.new)
+        guesser = plan_with(asked.model, asked.machine, asked.workload, asked.costing)
+    return weigh_guesses(planned, tokens, guesser)
 
 
 def _plan_training(asked: Scenario, how: Training, *, as_json: bool) -> None:
@@ -111,6 +136,8 @@ def plan(
     checkpointing: options.CheckpointingOption = None,
     sensitivity: SensitivityOption = False,
     sensitivity_formats: SensitivityFormatsOption = None,
+    speculate: SpeculateOption = None,
+    draft: DraftOption = None,
     plot: PlotOption = None,
     figure: PlanFigureOption = None,
     as_json: options.JsonOption = False,
@@ -155,17 +182,22 @@ def plan(
     formats = [parse_format(name) for name in sensitivity_formats or DEFAULT_FORMATS]
     planned = plan_with(asked.model, asked.machine, asked.workload, asked.costing)
     kept = find_sensitivity(planned, formats) if sensitivity else ()
+    guesses = _guesses(planned, speculate, draft, on, overrides)
     _plot(planned, plot, figure)
     if as_json:
-        from tierline.report.schema import plan_json, sensitivity_json
+        from tierline.report.schema import guesses_json, plan_json, sensitivity_json
 
         document = plan_json(planned)
         if sensitivity:
             document["sensitivity"] = sensitivity_json(kept)
+        if guesses is not None:
+            document["guesses"] = guesses_json(guesses)
         typer.echo(json.dumps(document, indent=2))
         return
-    from tierline.report.tables import print_plan, print_sensitivity
+    from tierline.report.tables import print_guesses, print_plan, print_sensitivity
 
     print_plan(planned)
+    if guesses is not None:
+        print_guesses(guesses)
     if sensitivity:
         print_sensitivity(kept)

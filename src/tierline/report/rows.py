@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from tierline.plan.guesses import Guesses
 from tierline.plan.plan import PhasePlan, Plan, TierUse
 from tierline.plan.sensitivity import Kept
 from tierline.report.schema import parameters_by_component
@@ -97,3 +98,22 @@ def figure(value: float) -> str:
     if value < 1:
         return f"{value:.3g}"
     return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
+
+
+def guesses_line(guesses: Guesses) -> str:
+    """Return in a sentence what checking guesses in a pass takes, and when it pays."""
+    least = guesses.break_even_tokens_per_pass
+    if guesses.pass_s is None or guesses.draft_s is None or guesses.plain_pass_s is None or least is None:
+        return f"{guesses.draft_tokens} guesses a pass: what they take is not known, a rate is missing"
+    takes = f"a pass takes {format_seconds(guesses.pass_s)} instead of {format_seconds(guesses.plain_pass_s)}"
+    if guesses.draft_bytes:
+        takes = (
+            f"the draft model takes {format_bytes(guesses.draft_bytes)} that could pin weights and "
+            f"{format_seconds(guesses.draft_s)} to guess, {takes}"
+        )
+    pays = (
+        f"it pays from {least:.2f} tokens kept per pass on"
+        if guesses.pays
+        else f"it cannot pay: {least:.2f} tokens per pass would have to be kept"
+    )
+    return f"{guesses.draft_tokens} guesses a pass: {takes}; {pays}"

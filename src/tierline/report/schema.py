@@ -7,6 +7,7 @@ from tierline.cost.costing import Costing
 from tierline.formats.precision import Precision
 from tierline.models.description import Model
 from tierline.models.workload import Workload
+from tierline.plan.guesses import Guesses, free_rows
 from tierline.plan.plan import PhasePlan, Plan, Residency
 from tierline.plan.remedies import remedies
 from tierline.plan.sensitivity import Kept
@@ -42,8 +43,22 @@ def plan_json(plan: Plan) -> Json:
         "phases": [phase_json(phase) for phase in plan.phases],
         "time_to_first_token_s": plan.time_to_first_token_s,
         "actions_per_s": plan.actions_per_s,
+        "free_rows": free_rows(plan),
         "notes": list(plan.notes),
         **({} if plan.parallel is None else parallel_json(plan.parallel)),
+    }
+
+
+def guesses_json(guesses: Guesses) -> Json:
+    """Return what checking guesses in a pass takes, and from how many tokens a pass on it pays."""
+    return {
+        "draft_tokens": guesses.draft_tokens,
+        "draft_bytes": guesses.draft_bytes,
+        "draft_s": guesses.draft_s,
+        "plain_pass_s": guesses.plain_pass_s,
+        "pass_s": guesses.pass_s,
+        "break_even_tokens_per_pass": guesses.break_even_tokens_per_pass,
+        "pays": guesses.pays,
     }
 
 

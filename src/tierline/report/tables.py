@@ -6,10 +6,11 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tierline.plan.guesses import Guesses, free_rows
 from tierline.plan.plan import PhasePlan, Plan, TierUse
 from tierline.plan.remedies import remedies
 from tierline.plan.sensitivity import Kept
-from tierline.report.rows import Rows, footprint_rows, phase_rows, sensitivity_rows, used_tiers
+from tierline.report.rows import Rows, footprint_rows, guesses_line, phase_rows, sensitivity_rows, used_tiers
 from tierline.report.schema import weights_name
 from tierline.units import format_bytes, format_seconds
 
@@ -22,6 +23,11 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     out = console_of(console)
     for part in _parts(plan):
         out.print(part)
+
+
+def print_guesses(guesses: Guesses, console: Console | None = None) -> None:
+    """Print what checking guesses in a pass takes, and when it pays."""
+    console_of(console).print(Text(shown(guesses_line(guesses))))
 
 
 def print_sensitivity(rows: Sequence[Kept], console: Console | None = None) -> None:
@@ -61,6 +67,8 @@ def _parts(plan: Plan) -> Iterator[RenderableType]:
     first = plan.time_to_first_token_s
     if first is not None:
         yield Text(f"time to first token {format_seconds(first)}")
+    if (free := free_rows(plan)) is not None:
+        yield Text(f"{free:,} more rows in a decode pass are free (guesses, other sequences)")
     if plan.actions_per_s is not None:
         yield Text(f"{plan.actions_per_s:,.1f} actions/s")
     lines = remedies(plan)
