@@ -207,6 +207,15 @@ def test_roofline_points_are_the_operations() -> None:
         assert f"{rate / 1e9:,.4g} GB/s" in slope.name
 
 
+def test_a_mix_of_formats_has_each_number_once() -> None:
+    """Half of q4_k_m's down projections are wider: two numbers, each at its own place."""
+    plan = tierline.plan("llama-3.1-70b", "rtx-4090", weights="q4_k_m")
+    roofline = build_roofline(plan.model, plan.machine, plan.workload, [plan.costing], ("prefill",))
+    tags = [tag for s in roofline_chart(roofline).series if s.kind == "points" for tag in s.tags]
+    assert sorted(tags) == sorted(set(tags))
+    assert len(tags) > 3
+
+
 @given(st.lists(st.tuples(st.integers(0, 13), st.integers(0, 13)), min_size=1, max_size=17))
 def test_the_front_is_what_no_point_beats(pairs: list[tuple[int, int]]) -> None:
     points = [Point(f"{i}", float(x), float(y)) for i, (x, y) in enumerate(pairs)]

@@ -25,7 +25,6 @@ _STYLE: dict[str, Any] = {
     "pdf.fonttype": 42,
 }
 _DPI = 200
-_FEW_SPANS = 80  # edges of more would hide what they are around
 _WIDE = 0.07  # the share of the axis from which a segment has room for its name
 
 
@@ -114,7 +113,7 @@ def _lanes(axes: "Axes", figure: Lanes) -> None:
     several = len(figure.groups) > 1
     for group in figure.groups:
         for lane in group.lanes:
-            edge = 0.2 if len(lane.spans) <= _FEW_SPANS else 0.0
+            edge = 0.2 * lane.separable
             for activity, paint in figure.paints.items():
                 spans = [s for s in lane.spans if s.activity == activity]
                 stretches = [(s.start_s / scale, (s.end_s - s.start_s) / scale) for s in spans]

@@ -12,6 +12,7 @@ Texture = Literal["", "/", "\\", "x", ".", "-", "|", "+"]
 Dash = Literal["solid", "dash", "longdash", "dot", "dashdot"]
 Marker = Literal["circle", "square", "diamond", "triangle-up", "triangle-down", "cross"]
 SeriesKind = Literal["line", "points", "area"]
+_SEPARABLE = 0.008
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,12 @@ class Lane:
 
     name: str
     spans: tuple[Span, ...]
+
+    @property
+    def separable(self) -> bool:
+        """Whether every span is long enough to be drawn with an edge around it that does not hide it."""
+        last_s = max((s.end_s for s in self.spans), default=0.0)
+        return all(s.end_s - s.start_s > _SEPARABLE * last_s for s in self.spans)
 
 
 @dataclass(frozen=True, slots=True)

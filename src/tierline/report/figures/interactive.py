@@ -14,7 +14,6 @@ from tierline.report.tables import shown
 Json = dict[str, Any]
 _BAR_PX, _LANE_PX, _EDGES_PX, _CHART_PX = 64, 26, 150, 440
 _FEW_DECADES = 1e3
-_FEW_SPANS = 80  # edges of more would hide what they are around
 _LINE_HOVER = "%{fullData.name}<extra></extra>"
 
 
@@ -139,14 +138,23 @@ def _series(series: Series, figure: Chart, *, below: bool) -> Json:
     if any(series.tags):
         trace["mode"] += "+text"
         trace["text"] = [_text(tag) for tag in series.tags]
-        at_end = "top left" if series.kind == "line" else "bottom center" if below else "top center"
-        trace |= {"textposition": at_end, "textfont": {"color": series.colour, "size": 11}}
+        trace |= {
+            "textposition": _tag_place(series, below=below),
+            "textfont": {"color": series.colour, "size": 11},
+        }
     if series.hovers:
         trace |= {"customdata": [_text(h) for h in series.hovers]}
         trace["hovertemplate"] = "%{customdata}<extra></extra>"
     elif series.kind == "line":
         trace["hovertemplate"] = _LINE_HOVER
     return trace
+
+
+def _tag_place(series: Series, *, below: bool) -> str:
+    """Return where tags stand: under the end of a line, on top of filled points, else where asked for."""
+    if series.kind == "line":
+        return "bottom left"
+    return "bottom center" if below and not series.filled else "top center"
 
 
 def _lanes(figure: Lanes) -> Json:
@@ -158,23 +166,23 @@ def _lanes(figure: Lanes) -> Json:
     data = []
     for activity, paint in figure.paints.items():
         spans = [
-            (names[i], span)
+            (names[i], span, 0.5 * lane.separable)
             for i, (_, lane) in enumerate(rows)
             for span in lane.spans
             if span.activity == activity
         ]
+        edges = {"width": [edge for _, _, edge in spans], "color": "page"}
         data.append(
             {
                 "type": "bar",
                 "orientation": "h",
                 "name": activity,
-                "y": [name for name, _ in spans],
-                "base": [span.start_s / scale for _, span in spans],
-                "x": [(span.end_s - span.start_s) / scale for _, span in spans],
-                "customdata": [_text(span.hover) for _, span in spans],
+                "y": [name for name, _, _ in spans],
+                "base": [span.start_s / scale for _, span, _ in spans],
+                "x": [(span.end_s - span.start_s) / scale for _, span, _ in spans],
+                "customdata": [_text(span.hover) for _, span, _ in spans],
                 "hovertemplate": "%{customdata}<extra></extra>",
-                "marker": _marker_of(paint)
-                | {"line": {"width": 0.5 * (len(spans) <= _FEW_SPANS), "color": "page"}},
+                "marker": _marker_of(paint) | {"line": edges},
             }
         )
     layout = _layout(figure.title, _EDGES_PX + _LANE_PX * len(rows))

@@ -63,9 +63,15 @@ def _marks(roofline: Roofline) -> list[_Mark]:
 
 
 def _all_formats(point: OperationPoint, drawn: Sequence[OperationPoint]) -> Iterator[OperationPoint]:
+    """Yield the point, then the same operation in the other formats.
+
+    Layers that differ in the format of a tensor have points of their own in each.
+    """
+    yield point
+    wanted = (point.phase, point.component, point.name, point.rows, point.flop)
     for other in drawn:
-        same = (other.phase, other.component, other.name, other.rows, other.flop)
-        if same == (point.phase, point.component, point.name, point.rows, point.flop):
+        same = (other.phase, other.component, other.name, other.rows, other.flop) == wanted
+        if same and other.operands != point.operands:
             yield other
 
 
