@@ -51,11 +51,17 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
+@pytest.fixture(scope="module")
+def window(browser: Browser) -> Iterator[Page]:
+    """One window for all tests: it compiles the figures' script once."""
+    context = browser.new_context()
+    yield context.new_page()
+    context.close()
+
+
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page whose console has to stay silent."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    opened = context.new_page()
+def page(window: Page) -> Iterator[Page]:
+    """The window, whose console has to stay silent."""
     said: list[str] = []
 
     def listen(message: ConsoleMessage) -> None:
@@ -63,12 +69,24 @@ def page(browser: Browser) -> Iterator[Page]:
         if message.type in ("error", "warning") and "status of 4" not in message.text:
             said.append(message.text)
 
-    opened.on("console", listen)
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.set_default_timeout(20_000)
-    yield opened
-    context.close()
+    def fail(error: Exception) -> None:
+        said.append(str(error))
+
+    window.set_viewport_size({"width": 1280, "height": 800})
+    window.emulate_media(color_scheme="light")
+    window.set_default_timeout(20_000)
+    window.on("console", listen)
+    window.on("pageerror", fail)
+    yield window
+    window.remove_listener("console", listen)
+    window.remove_listener("pageerror", fail)
     assert said == []
+
+
+def drawn(page: Page, figure: str) -> None:
+    """Scroll to a figure and wait until it is drawn."""
+    page.locator(f"#{figure}").scroll_into_view_if_needed()
+    page.wait_for_selector(f"#{figure}[data-drawn]")
 
 
 def opened(page: Page, address: str, query: str = "") -> Page:
@@ -225,7 +243,8 @@ def test_two_settings_stand_side_by_side_and_in_the_address(
     other = opened(page.context.new_page(), page.url)
     assert [figures(other, side)["footprint.weights_bytes"] for side in (0, 1)] == both
     assert other.locator("#verdict-1").is_visible()
-    other.wait_for_selector("#memory-1[data-drawn]")
+    drawn(other, "memory-1")
+    other.close()
     controls.check(capsys)  # A is as it was
 
 
@@ -294,7 +313,7 @@ def test_only_the_header_of_a_file_leaves_the_browser(
 
 
 def test_both_themes_are_readable(page: Page, address: str) -> None:
-    opened(page, address).wait_for_selector("#timeline-0[data-drawn]")
+    drawn(opened(page, address), "memory-0")
     seen = {}
     for theme in ("light", "dark"):
         page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
@@ -331,17 +350,17 @@ CONTRAST = """() => {
 }"""
 
 
-def test_a_phone_shows_all_of_it_without_scrolling_sideways(browser: Browser, address: str) -> None:
-    context = browser.new_context(viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True)
-    page = opened(context.new_page(), address)
-    page.wait_for_selector("#timeline-0[data-drawn]")
+def test_a_phone_shows_all_of_it_without_scrolling_sideways(page: Page, address: str) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    opened(page, address)
+    for figure in ("memory-0", "roofline-0", "timeline-0"):
+        drawn(page, figure)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     page.get_by_label("Weights", exact=True).fill("mxfp4")
     page.wait_for_selector(IDLE)
     assert (
         page.locator("#verdict-0").evaluate("v => v.getBoundingClientRect().bottom") < 740
     )  # it stays in view
-    context.close()
 
 
 def test_the_keyboard_is_enough(page: Page, address: str) -> None:
@@ -379,7 +398,7 @@ def test_the_keyboard_is_enough(page: Page, address: str) -> None:
 
 
 def test_every_control_has_a_name_for_a_screen_reader(page: Page, address: str) -> None:
-    opened(page, address).wait_for_selector("#timeline-0[data-drawn]")
+    drawn(opened(page, address), "timeline-0")
     nameless = page.evaluate(
         """() => [...document.querySelectorAll("input, select, button, summary, [role=img]")]
             .filter((c) => !c.closest(".js-plotly-plot .plotly") && !c.labels?.length)

@@ -64,8 +64,12 @@ async function askAll(which, now) {
       shown[problem] = found.message ?? "";
     }
     if (part === "timeline" && found instanceof Error) shown.timeline = null;
-    await results.show(answers.slice(0, settings.length));
-    if (part === "plan") root.dataset.answeredMs = (performance.now() - now.started).toFixed(1);
+    const shownNow = answers.slice(0, settings.length);
+    results.show(shownNow);
+    const since = () => (performance.now() - now.started).toFixed(1);
+    if (part === "plan") root.dataset.answeredMs = since();
+    await results.draw(shownNow);
+    root.dataset.drawnMs = since();
   };
   const quiet = (error) => (error.name === "AbortError" ? null : error);
   const pass = (take) => (found) => (found === null ? null : take(found));

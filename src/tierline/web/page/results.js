@@ -18,7 +18,6 @@ export function show(answers) {
   document.body.classList.toggle("several", several);
   for (const side of [0, 1]) showSide(side, answers[side], several);
   showFacts(answers);
-  return draw(answers);
 }
 
 function showSide(side, answer, several) {
@@ -102,21 +101,37 @@ function cell(key, side, fact) {
   return made;
 }
 
+// Figures are drawn when they are in view or nearly: a change costs what one looks at.
+const inView = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries) {
+      entry.target.inView = entry.isIntersecting;
+      if (entry.isIntersecting) drawWanted(entry.target);
+    }
+  },
+  { rootMargin: "300px" },
+);
+
 // Draws the figures that are there; the script that draws them may still be on its way.
 export async function draw(answers) {
   if (!window.Plotly || !window.drawFigure) return;
-  await Promise.all(
-    answers.flatMap((answer, side) =>
-      FIGURES.map((name) => drawOne(byId(`${name}-${side}`), name, figureOf(answer, name))),
-    ),
+  const targets = answers.flatMap((answer, side) =>
+    FIGURES.map((name) => {
+      const target = byId(`${name}-${side}`);
+      target.wanted = { name, figure: figureOf(answer, name) };
+      inView.observe(target);
+      return target;
+    }),
   );
+  for (const target of targets.filter((t) => t.inView)) await drawWanted(target);
 }
 
 function figureOf(answer, name) {
   return name === "timeline" ? answer.timeline?.timeline : answer.plan?.[name];
 }
 
-async function drawOne(target, name, figure) {
+async function drawWanted(target) {
+  const { name, figure } = target.wanted;
   if (!figure || figure.message) {
     window.Plotly.purge(target);
     target.replaceChildren(...(figure ? [element("p", figure.message, { class: "help" })] : []));
