@@ -43,7 +43,7 @@ def test_a_draft_takes_its_room_from_what_is_pinned() -> None:
     assert guesses.plain_pass_s is not None
     disk = next(u for p in plan.phases if p.name == "decode" for u in p.links if u.name == "disk")
     assert disk.time_s is not None
-    second_s = disk.time_s / disk.traffic_bytes
+    byte_s = disk.time_s / disk.traffic_bytes
     later_s = draft.footprint.total_bytes * byte_s
     unit_s = plan.residency.placement.staging_bytes * byte_s  # pinned in whole units
     assert guesses.pass_s - guesses.plain_pass_s == pytest.approx(later_s, abs=unit_s)
