@@ -27,9 +27,13 @@ def anonymous_memory(footprint_bytes: int) -> memoryview:
     """
     length = max(1, footprint_bytes) + _HUGE_PAGE_BYTES
     region = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    region.madvise(mmap.MADV_HUGEPAGE)
     view = memoryview(region)
     start = -_address(view) % _HUGE_PAGE_BYTES
+    whole_bytes = footprint_bytes // _HUGE_PAGE_BYTES * _HUGE_PAGE_BYTES
+    if whole_bytes:
+        region.madvise(mmap.MADV_HUGEPAGE, start, whole_bytes)
+    # The rest is no reason to hold a huge page: more would be held than was asked for.
+    region.madvise(mmap.MADV_NOHUGEPAGE, start + whole_bytes)
     return view[start : start + footprint_bytes]
 
 

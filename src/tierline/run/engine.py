@@ -312,13 +312,14 @@ class Engine:
         )
 
     def _rehearse_products(self, rows: int) -> None:
-        """Multiply a blank piece of each kind of matrix: libraries keep buffers from a first wide product."""
+        """Multiply a blank piece of each kind of matrix: libraries keep buffers of each shape they meet."""
         kinds = {(t.format, t.shape): t for t in self._matrix_order()}
         for stored in kinds.values():
             tile = next(tiles_of(stored, _REHEARSED_PIECE_BYTES))
-            x = torch.zeros(rows, stored.shape[1], dtype=self._kernels.compute)
             blank = memoryview(bytearray(tile.footprint_bytes))
-            self._kernels.of(stored).matmul(x, blank, tile.stop - tile.start)
+            for count in (rows, 1):
+                x = torch.zeros(count, stored.shape[1], dtype=self._kernels.compute)
+                self._kernels.of(stored).matmul(x, blank, tile.stop - tile.start)
         self.experts.rehearse(rows)
 
     def _matrix_order(self) -> list[StoredTensor]:
