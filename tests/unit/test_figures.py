@@ -4,6 +4,7 @@ import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,8 @@ def test_speed_against_memory_is_that_of_plans_with_that_memory() -> None:
         other = tierline.plan("smolvlm2-256m", machine, weights="mxfp8:block=8", context=1009)
         assert other.main_phase is not None
         assert other.main_phase.tokens_per_s == rate
-    assert list(line.ys) == sorted(line.ys)  # more memory is never slower where all of it is free
+    # More memory is not slower where all of it is free, but for how tiles happen to fill it.
+    assert all(after > 0.99 * before for before, after in pairwise(line.ys))
     cliff = dict(zip(line.xs, line.ys, strict=True))
     assert {plan.footprint.total_bytes, plan.footprint.total_bytes - 1} <= cliff.keys()
 

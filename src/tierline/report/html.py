@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 _SIMULATED_PASSES = 4  # the last of them is drawn; the ones before fill the staging slots
+_TITLE_TOKENS = 3  # a heading is its beginning, its text and its end
 _PHASES_DRAWN = ("vision", "prefill", "decode", "denoise")
 
 
@@ -267,7 +268,7 @@ def _derivation(plan: Plan) -> "Markup":
     from markdown_it import MarkdownIt
 
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = reader.parse(derivation_markdown(derive(plan)))
+    tokens = reader.parse(derivation_markdown(derive(plan)))[_TITLE_TOKENS:]
     for token in tokens:
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{min(6, int(token.tag[1:]) + 1)}"
