@@ -13,13 +13,18 @@ from transformers import AutoModelForCausalLM
 import tierline
 from tierline.errors import BudgetError, FaultError, InputError
 from tierline.models.checkpoint import open_checkpoint
-from tierline.models.packed_layout import INT4, INT8
+from tierline.models.packed_forms import FORMS, INT4, INT8, INT8_GROUP, MXFP4, MXFP8
 from tierline.run.pack.pack import pack
 from tierline.run.source import open_source
 from tierline.testing.tiny import write_llama, write_llama_gguf
 
 IDS = torch.tensor([[3, 141, 59, 26, 5, 358, 979, 323, 846, 264, 338, 327, 950, 288, 419, 716, 93, 99, 375]])
-FORMATS = ("int8:channel", "int4:group=32")
+# Each kind of form, its name in the file, and whether the head is tied to the embedding.
+PACKS = [
+    ("int8:channel", INT8, True), ("int4:group=32", INT4, False), ("int8:group=128", INT8_GROUP, True),
+    ("mxfp8", MXFP8, True),
+]  # fmt: skip
+MORE = [("int4:group=128", INT4.replace("32", "128"), False), ("mxfp4", MXFP4, False)]
 
 
 def nothing(*_: object) -> None:
@@ -31,14 +36,32 @@ def packed(source: Path, folder: Path, weights: str, panel_bytes: int = 3_000) -
     return folder
 
 
-@pytest.fixture(scope="module", params=[(w, t) for w in FORMATS for t in (False, True)], ids=str)
-def packs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a tiny Llama and beside it the same one packed, its head tied or not."""
-    weights, tied = request.param
-    folder = tmp_path_factory.mktemp("packs")
-    source = write_llama(folder / "source", vocab_size=992, tie_word_embeddings=tied)
-    packed(source, folder / "packed", weights)
+def made(folder: Path, weights: str, form: str, *, tied: bool) -> Path:
+    """Write a tiny Llama into `folder` and beside it the same one packed; return `folder`."""
+    shape: dict[str, Any] = {"vocab_size": 992, "hidden_size": 128, "intermediate_size": 256}
+    source = write_llama(folder / "source", tie_word_embeddings=tied, num_hidden_layers=3, **shape)
+    tensors = open_checkpoint(packed(source, folder / "packed", weights)).tensors
+    assert tensors["model.layers.0.mlp.down_proj.weight"].format == form
+    # What is read by the row has to be stored by the row.
+    table = form if FORMS[form].by_row else INT8
+    assert tensors["model.embed_tokens.weight"].format == (table if tied else "bf16")
     return folder
+
+
+@pytest.fixture(
+    scope="module",
+    params=[*PACKS, *(pytest.param(p, marks=pytest.mark.slow) for p in MORE)],
+    ids=lambda p: p[0],
+)
+def every(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    weights, form, tied = request.param
+    return made(tmp_path_factory.mktemp("packs"), weights, form, tied=tied)
+
+
+@pytest.fixture(scope="module", params=PACKS[:2], ids=lambda p: p[0])
+def packs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    weights, form, tied = request.param
+    return made(tmp_path_factory.mktemp("packs"), weights, form, tied=tied)
 
 
 def smallest(path: Path) -> int:
@@ -57,9 +80,9 @@ def logits(path: Path, resident: int | None = None, ids: torch.Tensor = IDS, **o
 
 
 @given(share=st.floats(0, 0.99))
-@settings(max_examples=3)
-def test_every_split_gives_the_bits_of_the_resident_model(packs: Path, share: float) -> None:
-    path = packs / "packed"
+@settings(max_examples=2)
+def test_every_split_gives_the_bits_of_the_resident_model(every: Path, share: float) -> None:
+    path = every / "packed"
     whole = logits(path)
     assert not whole.isnan().any()
     least = smallest(path)
@@ -67,20 +90,20 @@ def test_every_split_gives_the_bits_of_the_resident_model(packs: Path, share: fl
     assert torch.equal(logits(path, least + more), whole)
 
 
-def test_logits_are_those_of_transformers_with_the_weights_expanded(packs: Path) -> None:
+def test_logits_are_those_of_transformers_with_the_weights_expanded(every: Path) -> None:
     """The oracle: transformers' own model in fp32, given what the packed weights stand for."""
     from tierline.run.kernels import Kernels
 
-    model: Any = AutoModelForCausalLM.from_pretrained(packs / "source", dtype=torch.float32)
-    content = (packs / "packed" / "model.safetensors").read_bytes()
+    model: Any = AutoModelForCausalLM.from_pretrained(every / "source", dtype=torch.float32)
+    content = (every / "packed" / "model.safetensors").read_bytes()
     kernels, state = Kernels(torch.bfloat16), {**model.state_dict()}
-    for name, t in open_checkpoint(packs / "packed").tensors.items():
+    for name, t in open_checkpoint(every / "packed").tensors.items():
         raw = memoryview(bytearray(content[t.offset : t.offset + t.footprint_bytes]))
         rows, columns = t.shape if len(t.shape) == 2 else (1, t.shape[0])
         state[name].copy_(kernels.of(t).expand(raw, rows, columns).view(state[name].shape))
     with torch.inference_mode():
         expected = model(input_ids=IDS).logits
-    found = logits(packs / "packed")[:, : IDS.shape[1]].float()
+    found = logits(every / "packed")[:, : IDS.shape[1]].float()
     error = (found - expected).pow(2).mean().sqrt() / expected.pow(2).mean().sqrt()
     assert float(error) < 0.05
 

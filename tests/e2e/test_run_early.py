@@ -60,8 +60,7 @@ def agree(path: Path) -> None:
     try:
         built = engine._planner(engine._load_fixed())
         used = (*parts.matrices, *parts.tables, *parts.fixed)
-        itemsize = engine._kernels.compute.itemsize
-        assert engine._kernels.scratch_bytes == scratch_bytes(used, itemsize)
+        assert engine._kernels.scratch_bytes == scratch_bytes(used, source.compute_format)
         assert set(parts.matrices) == set(engine._matrix_order())
     finally:
         engine.close()

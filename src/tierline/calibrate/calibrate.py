@@ -130,8 +130,9 @@ class _Stages:
             "memory copy": partial(memory.copy, budget.memory_s),
             "module calls": partial(bench.calls(), seconds),
         }
-        products = {f"{f.stored}, {n} rows": (f, n) for f in engine_formats() for n in budget.batch_rows}
-        expansions = {f"expand {f.stored}": f for f in engine_formats() if f.expands}
+        forms = engine_formats()
+        products = {f"{f.stored} in {f.compute}, {n} rows": (f, n) for f in forms for n in budget.batch_rows}
+        expansions = {f"expand {f.stored} to {f.compute}": f for f in forms if f.expands}
         samplers |= {key: partial(bench.product(f, n), seconds) for key, (f, n) in products.items()}
         samplers |= {key: partial(bench.expansion(f), seconds) for key, f in expansions.items()}
         busy = partial(disk.reading, *choose_read(reads))

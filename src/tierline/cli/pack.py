@@ -19,7 +19,10 @@ def pack(
     folder: Annotated[Path, typer.Argument(metavar="DST", help="The directory to write; made if missing.")],
     weights: Annotated[
         str,
-        typer.Option(help="int8:channel, int4:group=32, or keep (GGUF blocks: their like at their size)."),
+        typer.Option(
+            help="int8:channel, int8:group=128, int4:group=32 (64, 128), mxfp8, mxfp4, or keep (GGUF blocks: "
+            "their like at their size)."
+        ),
     ] = "keep",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:

@@ -1,8 +1,9 @@
 """The layout of files that `tierline pack` writes: a legal safetensors file with more said in its metadata.
 
 Tensors follow one another in the order of a decode step, each at a multiple of 4 KiB in the file, padding
-tensors between them. A matrix in a kernel's own form is stored as bytes, `[rows, bytes per row]`, and cut
-into panels of whole rows: a panel holds the weights of its rows as the kernel wants them, then their scales.
+tensors between them. A matrix in a kernel's own form (packed_forms) is stored as bytes, `[rows, bytes per
+row]`, and cut into panels of whole rows: a panel holds the weights of its rows as the kernel wants them, then
+their scales; blocks hold both, row by row.
 Every panel has a checksum, so that any tile of whole panels can be checked by itself.
 """
 
@@ -13,6 +14,7 @@ from dataclasses import replace
 from tierline.errors import InputError
 from tierline.formats.parse import parse_format
 from tierline.models.fields import Fields, parse_json
+from tierline.models.packed_forms import FORMS, INT8, SCALE_BYTES, fits, is_packed, is_panelled
 from tierline.models.stored import MAX_DIMENSIONS, Scalar, StoredTensor, element_count
 
 LAYOUT_KEY, VERSION_KEY, TENSORS_KEY, CPU_KEY = (
@@ -22,29 +24,6 @@ LAYOUT, VERSION = "panels", "1"
 PADDING_PREFIX = "tierline.padding."
 ALIGNMENT_BYTES = 4096
 CHECKSUM_BYTES = 4
-# The forms of torch's CPU kernels: one bf16 scale per row; bf16 scale and zero per group of 32.
-INT8, INT4 = "int8:channel,scale=bf16", "int4:group=32,scale=bf16,zero=float"
-GROUP, SCALE_BYTES = 32, 2
-# What the kernels can take: outside of it they read out of bounds or crash. Whole panels are blocks of int4
-# rows, and multiples of 64 bytes, since the int8 kernel crashes on weights that do not start at one of 16.
-_COLUMNS_OF = {INT8: 16, INT4: GROUP}
-_ROWS_OF = {INT8: 1, INT4: 16}
-PANEL_ROWS_OF = {INT8: 32, INT4: 64}
-
-
-def fits(format_name: str, shape: tuple[int, ...]) -> bool:
-    """Return whether a kernel can multiply with a tensor of `shape` in this packed format."""
-    return (
-        len(shape) == 2
-        and min(shape) > 0
-        and shape[0] % _ROWS_OF[format_name] == 0
-        and shape[1] % _COLUMNS_OF[format_name] == 0
-    )
-
-
-def is_packed(format_name: str) -> bool:
-    """Return whether the format is a kernel's own form, stored in panels."""
-    return format_name in _COLUMNS_OF
 
 
 def panel_count(tensor: StoredTensor) -> int:
@@ -59,7 +38,7 @@ def row_parts(tensor: StoredTensor, row: int) -> tuple[tuple[int, int], ...]:
     Together the pieces are a panel of one row. Raises InputError for a format that interleaves rows.
     """
     row_bytes = tensor.footprint_bytes // tensor.shape[0]
-    if not is_packed(tensor.format):
+    if not is_panelled(tensor.format):
         return ((tensor.offset + row * row_bytes, row_bytes),)
     if tensor.format != INT8:
         raise InputError(f"{tensor.path}: rows of {tensor.name} ({tensor.format}) cannot be read one by one")
@@ -113,7 +92,7 @@ def _packed(stored: StoredTensor, entry: Fields) -> StoredTensor:
         raise entry.error("format", number_format, f"{stored.format} of {list(stored.shape)}, as stored")
     rows = max(1, shape[0]) if shape else 1
     panel_rows = entry.count("panel_rows", most=rows)
-    unit = PANEL_ROWS_OF.get(number_format, 1)
+    unit = FORMS[number_format].panel_rows if is_packed(number_format) else 1
     if panel_rows % unit and panel_rows < rows:
         raise entry.error("panel_rows", panel_rows, f"a multiple of {unit}")
     packed = replace(stored, format=number_format, shape=shape, panel_rows=panel_rows)

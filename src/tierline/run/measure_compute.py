@@ -10,7 +10,7 @@ from torch import nn
 
 from tierline.errors import BudgetError
 from tierline.formats.parse import parse_format
-from tierline.models.packed_layout import PANEL_ROWS_OF
+from tierline.models.packed_forms import FORMS, is_packed, is_panelled
 from tierline.models.stored import StoredTensor
 from tierline.run.attach import attach
 from tierline.run.kernels import DENSE_DTYPES, Kernel, Kernels
@@ -37,15 +37,15 @@ class EngineFormat:
     @property
     def expands(self) -> bool:
         """Whether the weights are something else than numbers that torch multiplies with."""
-        return self.stored not in DENSE_DTYPES
+        return self.stored != self.compute
 
 
 def engine_formats() -> tuple[EngineFormat, ...]:
     """Return every stored format that the engine has a kernel for, with what it computes in."""
     dense = (EngineFormat(name, name) for name in DENSE_DTYPES)
-    blocks = (EngineFormat(name, "fp32") for name in runnable_blocks())
-    packed = (EngineFormat(name, "bf16") for name in PANEL_ROWS_OF)
-    return (*dense, *blocks, *packed)
+    blocks = (EngineFormat(name, "fp32") for name in runnable_blocks() if not is_packed(name))
+    packed = (EngineFormat(name, "bf16") for name in FORMS)
+    return (*dense, EngineFormat("fp16", "fp32"), EngineFormat("bf16", "fp32"), *blocks, *packed)
 
 
 class ComputeBench:
@@ -132,5 +132,5 @@ class ComputeBench:
 
 def _blank(name: str, stored: str, shape: tuple[int, int]) -> StoredTensor:
     footprint_bytes = parse_format(stored).footprint_bytes(shape)
-    panel_rows = shape[0] if stored in PANEL_ROWS_OF else 1
+    panel_rows = shape[0] if is_panelled(stored) else 1
     return StoredTensor(name, stored, shape, Path(), 0, footprint_bytes, panel_rows)

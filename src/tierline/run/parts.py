@@ -48,8 +48,10 @@ def _weights(layer: Layer, operation: Operation) -> list[str]:
     return [layer.full_name(name) if name in own else name for name in operation.weights]
 
 
-def needs_by_header(source: Source) -> Needs | None:
+def needs_by_header(source: Source, links: int = 1) -> Needs | None:
     """Return what the engine will find that `source` needs, before it is built; None where that is unknown.
+
+    `links` is over how many it is read at once.
 
     Raises InputError where a file cannot be opened.
     """
@@ -65,8 +67,10 @@ def needs_by_header(source: Source) -> Needs | None:
             parts.tables,
             files,
             fixed_bytes=compute_bytes * sum(prod(t.shape) for t in parts.fixed),
-            scratch_bytes=scratch_bytes((*parts.matrices, *parts.tables, *parts.fixed), compute_bytes),
-            slots=readers + 1,
+            scratch_bytes=scratch_bytes(
+                (*parts.matrices, *parts.tables, *parts.fixed), source.compute_format
+            ),
+            slots=links * readers + 1,
         )
     finally:
         for file in files.values():

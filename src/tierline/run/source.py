@@ -11,7 +11,7 @@ from tierline.models.checkpoint import open_checkpoint
 from tierline.models.description import Model, PlacedTensor
 from tierline.models.fields import read_json
 from tierline.models.open import open_model
-from tierline.models.packed_layout import is_packed
+from tierline.models.packed_forms import is_packed
 from tierline.models.stored import Checkpoint, StoredTensor, expert_parts, slice_of
 from tierline.run.gguf_config import gguf_config
 

@@ -3,19 +3,18 @@
 import torch
 
 from tierline.errors import InputError
-from tierline.models.packed_layout import INT4, INT8
+from tierline.models.packed_forms import FORMS, is_panelled
 from tierline.models.stored import StoredTensor
 from tierline.run.kernels.blocks import BlockKernel
 from tierline.run.kernels.compiled import compiled
 from tierline.run.kernels.expansions import Blocks, half_blocks, runnable_blocks
 from tierline.run.kernels.kernel import DenseKernel, Kernel
-from tierline.run.kernels.packed import Int4Kernel, Int8Kernel
+from tierline.run.kernels.packed import PanelKernel, panels_of
 from tierline.run.scratch import CHUNK_ELEMENTS, expanded_bytes
 
 __all__ = ["DENSE_DTYPES", "Kernel", "Kernels"]
 
 DENSE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_PACKED: dict[str, type[Int8Kernel | Int4Kernel]] = {INT8: Int8Kernel, INT4: Int4Kernel}
 
 
 class Kernels:
@@ -34,7 +33,7 @@ class Kernels:
 
     def of(self, tensor: StoredTensor) -> Kernel:
         """Return the kernel for a tensor's stored format; raise InputError where there is none."""
-        packed = tensor.format in _PACKED
+        packed = is_panelled(tensor.format)
         key = (tensor.format, tensor.panel_rows if packed else 1)
         if packed:
             self._expanded_bytes = max(self._expanded_bytes, expanded_bytes(tensor))
@@ -47,16 +46,16 @@ class Kernels:
             if stored == "fp32" or DENSE_DTYPES[stored] == self.compute:
                 return DenseKernel(DENSE_DTYPES[stored], self.compute)
             return self._block_kernel(half_blocks(stored))
-        if stored in _PACKED:
+        if is_panelled(stored):
             if self.compute != torch.bfloat16:
                 raise InputError(
                     f"weights in {stored} are computed in bf16, but this model in {self.compute}"
                 )
-            return _PACKED[stored](panel_rows)
+            return PanelKernel(panels_of(stored), panel_rows)
         runnable = runnable_blocks()
         if stored in runnable:
             return self._block_kernel(runnable[stored])
-        known = ", ".join([*sorted(DENSE_DTYPES), *sorted(runnable), *_PACKED])
+        known = ", ".join([*sorted(DENSE_DTYPES), *sorted(runnable), *filter(is_panelled, FORMS)])
         raise InputError(f"weights in {stored} cannot be run: known are {known}")
 
     def _block_kernel(self, blocks: Blocks) -> Kernel:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel
 from tierline.errors import InputError
 from tierline.formats.ggml import ggml_blocks
 from tierline.formats.parse import parse_format
-from tierline.models.packed_layout import INT4, INT8, PANEL_ROWS_OF, fits, is_packed
+from tierline.models.packed_forms import FORMS, INT4, INT8, INT8_GROUP, MXFP4, MXFP8, fits, is_packed
 from tierline.models.stored import StoredTensor
 from tierline.probe.order import execution_order
 from tierline.run.attach import is_table
@@ -21,7 +22,16 @@ from tierline.run.source import Source
 
 KEEP = "keep"
 # What --weights takes, and the packed format of matrices by it.
-WEIGHTS: Mapping[str, str] = {"int8:channel": INT8, "int4:group=32": INT4, KEEP: ""}
+WEIGHTS: Mapping[str, str] = MappingProxyType(
+    {
+        "int8:channel": INT8,
+        "int8:group=128": INT8_GROUP,
+        **{f"int4:group={n}": INT4.replace("32", str(n)) for n in (32, 64, 128)},
+        "mxfp8": MXFP8,
+        "mxfp4": MXFP4,
+        KEEP: "",
+    }
+)
 PANEL_BYTES = 2 * 2**20  # one call of a kernel each: smaller ones pay more per call, larger ones stream worse
 _PANEL_ROWS = 128  # a multiple of what the threads of a kernel share out
 _MOST_INT4_BITS = 5  # GGUF blocks up to here are kept as int4 with scales, wider ones as int8
@@ -62,9 +72,9 @@ def contents(source: Source, weights: str, panel_bytes: int) -> tuple[Item, ...]
 
     Matrices of linear layers get the packed format that `weights` (a key of WEIGHTS) names; `keep` leaves
     them as they are, except that GGUF blocks become what the kernels compute, at about their size. A matrix
-    that is also an embedding becomes int8 rather than int4, which cannot be read by rows. Matrices whose
-    shape the kernels cannot take, and everything else, stay as they are, in bf16 beside packed ones. Raises
-    InputError for a GGUF tensor that no module uses.
+    that is also an embedding becomes int8 by row where its format cannot be read by rows, and so does one of
+    a shape that the format cannot have. Matrices whose shape no kernel can take, and everything else, stay as
+    they are, in bf16 beside packed ones. Raises InputError for a GGUF tensor that no module uses.
     """
     model = build_model(source.config, torch.bfloat16)
     choice = _Choice(source, weights, panel_bytes, *_roles(source, model))
@@ -134,7 +144,8 @@ class _Choice:
 
     def _format(self, stored: StoredTensor) -> str:
         wanted = self._wanted(stored) if stored in self.products else ""
-        if wanted == INT4 and (stored in self.tables or not fits(INT4, stored.shape)):
+        looked_up = stored in self.tables
+        if wanted and not (fits(wanted, stored.shape) and (FORMS[wanted].by_row or not looked_up)):
             wanted = INT8
         if wanted and fits(wanted, stored.shape):
             return wanted
@@ -155,7 +166,7 @@ class _Choice:
         row_bytes = max(1, footprint_of(number_format, stored.shape) // rows)
         most = max(1, self.panel_bytes // row_bytes)
         unit = _PANEL_ROWS if is_packed(number_format) and most >= _PANEL_ROWS else 0
-        unit = unit or PANEL_ROWS_OF.get(number_format, 1)
+        unit = unit or (FORMS[number_format].panel_rows if is_packed(number_format) else 1)
         return min(rows, max(unit, most // unit * unit))
 
 

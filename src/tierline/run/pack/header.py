@@ -7,18 +7,17 @@ from dataclasses import dataclass
 import torch
 
 from tierline.errors import InputError
+from tierline.models.packed_forms import FORMS, is_packed
 from tierline.models.packed_layout import (
     ALIGNMENT_BYTES,
     CHECKSUM_BYTES,
     CPU_KEY,
-    INT4,
     LAYOUT,
     LAYOUT_KEY,
     PADDING_PREFIX,
     TENSORS_KEY,
     VERSION,
     VERSION_KEY,
-    is_packed,
 )
 from tierline.models.safetensors_header import DTYPES, MAX_HEADER_BYTES, PREFIX_BYTES
 from tierline.run.pack.contents import Item
@@ -89,7 +88,7 @@ def _aligned(offset: int) -> int:
 def _text(items: Sequence[Item], crcs: dict[str, str]) -> bytes:
     """Return the header's JSON: tensors without holes, since safetensors allows none, and the metadata."""
     metadata = {"format": "pt", LAYOUT_KEY: LAYOUT, VERSION_KEY: VERSION}
-    if any(item.format == INT4 for item in items):
+    if any(is_packed(item.format) and FORMS[item.format].kind == "int4" for item in items):
         metadata[CPU_KEY] = torch.backends.cpu.get_cpu_capability()
     metadata[TENSORS_KEY] = json.dumps(
         {

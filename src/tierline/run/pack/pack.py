@@ -10,7 +10,8 @@ import torch
 
 from tierline.errors import FaultError, InputError
 from tierline.models.checkpoint import SINGLE_NAME, find_checkpoint
-from tierline.models.packed_layout import LAYOUT_KEY, is_packed
+from tierline.models.packed_forms import is_packed
+from tierline.models.packed_layout import LAYOUT_KEY
 from tierline.run.direct_io import DirectFile, Extract, anonymous_memory, open_files
 from tierline.run.pack.companions import write_companions
 from tierline.run.pack.contents import PANEL_BYTES, WEIGHTS, Item, contents
