@@ -1,6 +1,6 @@
 """The numbers that formulas take and return, scalars and arrays alike."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tierline.formats.format import Format
@@ -30,9 +30,16 @@ def nearest(amount: Amount) -> Amount:
     return int(whole) if isinstance(whole, float) else whole
 
 
+def total(amounts: Iterable[Amount]) -> Amount:
+    """Return the sum; zeros cost nothing, which beside arrays they would."""
+    return sum(amount for amount in amounts if not (isinstance(amount, int) and not amount))
+
+
 def element_bytes(elements: Amount, number_format: Format) -> Amount:
     """Return the bytes of a run of elements, rounded up: `elements * bits / 8`."""
     if isinstance(elements, int) and not elements:
         return 0
     bits = number_format.bits_per_element
+    if bits.denominator == 1 and not bits.numerator % 8:
+        return elements * (bits.numerator // 8)
     return -(-elements * bits.numerator // (8 * bits.denominator))

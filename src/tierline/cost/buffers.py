@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tierline.cost.amount import Amount, Values, element_bytes, larger
+from tierline.cost.amount import Amount, Values, element_bytes, larger, total
 from tierline.cost.kv import keys_touched, write_bytes
 from tierline.formats.format import Format
 from tierline.formats.plain import FP32
@@ -87,9 +87,19 @@ class LayerBuffers:
     def peak_bytes(self) -> Amount:
         """The most bytes live in any step."""
         most: Amount = 0
-        for count in self.live_bytes():
-            most = larger(most, count)
+        for step in self._fullest():
+            most = larger(most, total(b.footprint_bytes for b in self.live(step)))
         return most
+
+    def _fullest(self) -> Iterator[int]:
+        """Yield the steps in which as much is live as in their neighbours and more: before a buffer goes."""
+        made, dropped = {b.first for b in self.buffers}, {b.last for b in self.buffers}
+        grown = False
+        for step in range(len(self.steps)):
+            grown = grown or step in made
+            if grown and (step in dropped or step == len(self.steps) - 1):
+                yield step
+                grown = False
 
 
 def layer_buffers(

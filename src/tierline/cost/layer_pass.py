@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tierline.cost.amount import Amount, Values
+from tierline.cost.amount import Amount, Values, total
 from tierline.cost.costing import Costing
 from tierline.cost.operations import OperationCost, operation_costs
 from tierline.cost.weights import BlockWeights
@@ -47,14 +47,14 @@ def layer_pass(weights: BlockWeights, phase: Phase, values: Values, costing: Cos
     return LayerPass(
         reads=reads,
         static_reads=static_reads,
-        weight_read_bytes=sum(read.traffic_bytes for read in reads),
-        static_weight_read_bytes=sum(read.traffic_bytes for read in static_reads),
-        kv_read_bytes=sum(cost.kv_read_bytes for cost in each),
-        kv_write_bytes=sum(cost.kv_write_bytes for cost in each),
-        activation_bytes=sum(cost.activation_bytes for cost in each),
-        static_activation_bytes=sum(cost.activation_bytes for cost in once),
-        flop=sum(cost.flop for cost in each),
-        static_flop=sum(cost.flop for cost in once),
+        weight_read_bytes=total(read.traffic_bytes for read in reads),
+        static_weight_read_bytes=total(read.traffic_bytes for read in static_reads),
+        kv_read_bytes=total(cost.kv_read_bytes for cost in each),
+        kv_write_bytes=total(cost.kv_write_bytes for cost in each),
+        activation_bytes=total(cost.activation_bytes for cost in each),
+        static_activation_bytes=total(cost.activation_bytes for cost in once),
+        flop=total(cost.flop for cost in each),
+        static_flop=total(cost.flop for cost in once),
     )
 
 

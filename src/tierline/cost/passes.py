@@ -32,6 +32,8 @@ class PassGroup:
 
     def total(self, first: Amount, last: Amount) -> Amount:
         """Return the sum over all passes of what costs `first` in the first and `last` in the last."""
+        if first is last:
+            return self.passes * first
         return self.passes * (first + last) // 2
 
 

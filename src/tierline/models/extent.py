@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from tierline.errors import InputError
 
@@ -46,10 +46,11 @@ class Extent:
 
     def evaluate(self, values: Mapping[str, Number]) -> Number:
         """Return the extent's value at `values`; a variable that is missing raises KeyError."""
-        total: Number = 0  # type: ignore[assignment]  # the additive start of every number type used
+        total: Any = None  # arrays are not added to 0, nor multiplied by 1
         for coefficient, names in self.terms:
-            product: Number = coefficient  # type: ignore[assignment]
+            product: Any = None if coefficient == 1 else coefficient
             for name in names:
-                product = product * values[name]  # type: ignore[operator]
-            total = total + product  # type: ignore[operator]
-        return total
+                product = values[name] if product is None else product * values[name]
+            product = coefficient if product is None else product
+            total = product if total is None else total + product
+        return cast("Number", 0 if total is None else total)

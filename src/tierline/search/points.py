@@ -19,8 +19,9 @@ from tierline.search.case import Case, Lodged
 from tierline.search.piece import Piece
 from tierline.search.table import Array, Sheet
 
-# Beyond this, products of int64 could overflow: rows are then costed in Python's own integers.
-_SAFE = 2**61
+# Totals beyond this are computed in Python's own integers: int64 ends at 2**63, and sums over passes that
+# differ double what they halve again.
+_SAFE = 2**62
 _MOST_BYTES = 2**63 - 1
 
 
@@ -60,7 +61,7 @@ def _put_kind(case: Case, values: dict[str, Amount], rows: Array, sheet: Sheet) 
     first = {
         name: int(value.flat[0]) if isinstance(value, np.ndarray) else value for name, value in values.items()
     }
-    if _largest(case, values) >= _SAFE and not _in_python(values):
+    if _largest(case, values) >= _safe(case) and not _in_python(values):
         _put_large(case, values, rows, sheet)
         return
     held = footprint_of(case.model, machine, case.weights, values, case.asked.costing, case.program_bytes)
@@ -89,6 +90,11 @@ def _put_kind(case: Case, values: dict[str, Amount], rows: Array, sheet: Sheet) 
         piece.put(_of(total, members) <= allowed, sheet)
 
 
+def _safe(case: Case) -> int:
+    costing = case.asked.costing
+    return _SAFE // 2 if costing.average_decode or costing.prefill_chunk else _SAFE
+
+
 def _in_python(values: Mapping[str, Amount]) -> bool:
     return any(isinstance(value, np.ndarray) and value.dtype == object for value in values.values())
 
@@ -101,7 +107,7 @@ def _put_large(case: Case, values: dict[str, Amount], rows: Array, sheet: Sheet)
     most = np.zeros(len(rows))
     for total in (held.total_bytes, *(c.flop for c in costs), *(c.traffic_bytes for c in costs)):
         most = np.maximum(most, total)
-    small = most < _SAFE / 2
+    small = most < 0.99 * _safe(case)  # the estimate is rounded
     for members, kind in ((np.flatnonzero(small), None), (np.flatnonzero(~small), object)):
         if len(members):
             chosen = {name: _of(value, members) for name, value in values.items()}
