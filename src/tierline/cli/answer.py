@@ -20,10 +20,15 @@ if TYPE_CHECKING:
     from tierline.run.session import Session
 
 
-def answer(setting: Setting, request: Request, *, as_json: bool) -> None:
-    """Answer one request and print what it took."""
+def answer(setting: Setting, request: Request, *, as_json: bool, live: bool = False) -> None:
+    """Answer one request and print what it took; `live` shows how it goes."""
     with traced_session(setting) as (session, bar), _printing(as_json=as_json) as out:
-        report = session.answer(request, progress=bar.loading, emit=writer(out, bar))
+        if live:
+            from tierline.cli.live import answer_live
+
+            report = answer_live(session, request, bar, out)
+        else:
+            report = session.answer(request, progress=bar.loading, emit=writer(out, bar))
     _show(report, as_json=as_json)
 
 

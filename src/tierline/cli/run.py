@@ -8,6 +8,7 @@ import typer
 
 from tierline.cli.answer import answer, converse, take_turn
 from tierline.cli.answer_all import answer_all
+from tierline.cli.benchmark import BenchmarkOption, PromptTokensOption, RepeatOption, measure
 from tierline.cli.session import (
     AnswerJsonOption,
     FilesArgument,
@@ -20,6 +21,7 @@ from tierline.cli.session import (
     RawOption,
     ResidentOption,
     Setting,
+    StripeOption,
     checked_text,
     kv_choice,
     memory_bytes,
@@ -85,11 +87,18 @@ def run(
             help="Sequences in one pass of --prompts; by default all that the budget holds.", min=1, max=4096
         ),
     ] = None,
+    benchmark: BenchmarkOption = False,
+    prompt_tokens: PromptTokensOption = None,
+    repeat: RepeatOption = None,
     pace: PaceOption = None,
+    stripe: StripeOption = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Hold weights against a packed file's checksums before use.")
     ] = False,
     lean: LeanOption = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Show tiers, link rates, tokens and stalls, here and on the page.")
+    ] = False,
     as_json: AnswerJsonOption = False,
 ) -> None:
     """Run a model for real, its weights streamed from disk under a memory budget.
@@ -104,12 +113,21 @@ def run(
         trace=trace,
         lean=lean,
         pace=None if pace is None else find_pace(pace),
+        stripes=tuple(stripe or ()),
         verify=verify,
         new=context if chat or session else new,
         kv=kv_choice(kv, kv_offload),
     )
+    if benchmark:
+        _refuse_with_benchmark(text, chat=chat, session=session, prompts=prompts, speculate=speculate)
+        measure(setting, prompt_tokens=prompt_tokens, new=new, repeat=repeat, as_json=as_json)
+        return
+    if prompt_tokens is not None or repeat is not None:
+        raise InputError("--prompt-tokens and --repeat belong to --benchmark")
     if chat and (text is not None or raw or as_json):
         raise InputError("--chat reads what to ask line by line: leave out TEXT, --raw and --json")
+    if live and (chat or session is not None or prompts is not None):
+        raise InputError("--live shows one answer: leave out --chat, --session and --prompts")
     request = Request(
         "", new=new, raw=raw, temperature=temperature, top_p=top_p, seed=seed, speculate=speculate
     )
@@ -123,7 +141,7 @@ def run(
         return
     request = replace(request, text=checked_text(text))
     if session is None:
-        answer(setting, request, as_json=as_json)
+        answer(setting, request, as_json=as_json, live=live)
     else:
         take_turn(setting, request, context, session, as_json=as_json)
 
@@ -138,4 +156,15 @@ def _refuse_with_prompts(
         raise InputError(
             "--prompts answers what is in the file, many at once: leave out TEXT, --session and --speculate "
             "(a guess is checked for one sequence at a time)"
+        )
+
+
+def _refuse_with_benchmark(
+    text: str | None, *, chat: bool, session: Path | None, prompts: Path | None, speculate: int
+) -> None:
+    """Raise InputError where --benchmark is asked to answer as well."""
+    if text is not None or chat or session is not None or prompts is not None or speculate:
+        raise InputError(
+            "--benchmark measures and answers nothing: leave out TEXT, --chat, --session, --prompts and "
+            "--speculate (how many guesses hold depends on the text)"
         )
