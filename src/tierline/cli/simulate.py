@@ -175,7 +175,7 @@ def simulate(
         seed=seed,
         warm=warm,
     )
-    _check(want, plot, figure)
+    _check(want, plot, figure, asked_for if parallel is not None else None)
     program_bytes = _program_bytes(program, instructions)
     asked = scenario(
         model,
@@ -199,30 +199,25 @@ def simulate(
         expert_shares=expert_shares,
         parallel=parallel,
     )
-    from tierline.sim.simulate import simulate as execute
-
     planned = plan_with(
         asked.model, asked.machine, asked.workload, asked.costing, program_bytes=program_bytes
     )
     if parallel is not None:
-        _check_devices(asked_for, want, plot)
         _simulate_devices(planned, asked_for, trace, as_json=as_json)
-        return
-    result = execute(planned, asked_for)
-    _write(result, trace, plot, figure)
-    _show(result, want, as_json=as_json)
+    else:
+        _write(_shown(planned, asked_for, want, as_json=as_json), trace, plot, figure)
 
 
-def _check(want: float | None, plot: Path | None, figure: str | None) -> None:
-    """Raise InputError for a rate or a figure that cannot be."""
+def _check(want: float | None, plot: Path | None, figure: str | None, parallel: Options | None) -> None:
+    """Raise InputError for a rate or a figure that cannot be, and for what would do nothing.
+
+    Where several devices are simulated (`parallel` are the options then), they follow their own plans.
+    """
     if want is not None and not want > 0:
         raise InputError(f"--want {want}: want more than 0 tok/s")
     check_plot(plot, figure, SIMULATE_FIGURES)
-
-
-def _check_devices(asked_for: Options, want: float | None, plot: Path | None) -> None:
-    """Refuse what would do nothing where several devices are simulated: they follow their own plans."""
-    if asked_for != Options(phases=asked_for.phases) or want is not None or plot is not None:
+    unused = parallel is not None and (parallel != Options(phases=parallel.phases) or want or plot)
+    if unused:
         raise InputError(
             "--parallel: devices are simulated as they are planned; of the options of a simulation only "
             "--phase and --trace apply"
@@ -243,15 +238,19 @@ def _simulate_devices(planned: "Plan", asked_for: Options, trace: Path | None, *
         print_devices(result)
 
 
-def _show(result: "SimResult", want: float | None, *, as_json: bool) -> None:
+def _shown(planned: "Plan", asked_for: Options, want: float | None, *, as_json: bool) -> "SimResult":
+    """Simulate, print what happened and where it would change, and return it."""
     from tierline.report.simulation import print_simulation, simulation_json
     from tierline.sim.break_even import break_even
+    from tierline.sim.simulate import simulate as execute
 
+    result = execute(planned, asked_for)
     points = break_even(result, want)
     if as_json:
         typer.echo(json.dumps(simulation_json(result, points), indent=2))
     else:
         print_simulation(result, points)
+    return result
 
 
 def _program_bytes(program: str, instructions: str) -> int:
