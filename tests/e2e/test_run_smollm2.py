@@ -73,3 +73,33 @@ def test_streamed_equals_resident_equals_transformers(smollm2_gguf: Path) -> Non
         assert report.weights_resident_peak_bytes <= parse_bytes("44MiB")
         assert report.read_bytes_per_token == pytest.approx(report.prediction.read_bytes, rel=0.01)
     assert "Paris" in streamed[0].text
+
+
+EDIT = """Rename the function average to mean in this Python code and change nothing else. Answer with the whole code.
+
+```python
+def average(numbers):
+    total = 0
+    for number in numbers:
+        total = total + number
+    return total / len(numbers)
+
+def print_report(name, numbers):
+    print("Report for", name)
+    print("The average is", average(numbers))
+    print("The number of values is", len(numbers))
+    for number in numbers:
+        print("Value:", number)
+```"""
+
+
+def test_guesses_pay_where_code_is_edited_and_change_nothing(smollm2_gguf: Path) -> None:
+    found = []
+    for speculate in (0, 8):
+        with Session(open_source(smollm2_gguf), resident=parse_bytes("44MiB"), memory=None) as session:
+            request = Request(EDIT, new=96, speculate=speculate)
+            found.append(session.answer(request, progress=nothing, emit=nothing))
+    greedy, guessed = found
+    assert guessed.token_ids == greedy.token_ids
+    assert guessed.tokens_per_pass is not None
+    assert guessed.tokens_per_pass >= 1.5
