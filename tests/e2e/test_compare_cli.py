@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -144,3 +145,30 @@ def test_an_unknown_pace_is_one_message_at_once(verb: str, tiny_llama: Path) -> 
     assert "no link 'pcie'" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_two_paced_copies_are_twice_as_fast_as_one(tiny_llama: Path, board: Path, tmp_path: Path) -> None:
+    copy = shutil.copy(tiny_llama / "model.safetensors", tmp_path / "copy.safetensors")
+    refused = tierline("compare", tiny_llama, PROMPT, "--raw", "--resident", "1KiB", "--stripe", copy).stderr
+    budget = refused.split("Give --resident ")[1].split()[0]
+    common = ("compare", tiny_llama, PROMPT, "--raw", "--new", "6", "--pace", board, "--resident", budget)
+    rates = []
+    for stripes in ((), ("--stripe", copy)):
+        done = tierline(*common, *stripes, "--json")
+        assert done.returncode == 0, done.stderr
+        rows = rows_of(json.loads(done.stdout))
+        assert abs(rows["decode rate"]["error_fraction"]) < 0.1
+        assert abs(rows["decode rate"]["simulated_error_fraction"]) < 0.1
+        rates.append((rows["decode rate"]["measured"], rows["link:wire bytes per token"]["measured"]))
+    # the second pins less of the same budget, since more tiles are under way: compare bytes per second
+    (one, bytes_one), (two, bytes_two) = rates
+    assert two * bytes_two == pytest.approx(2 * one * bytes_one, rel=0.1)
+
+
+def test_what_is_no_copy_is_refused_at_once(tiny_llama: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.safetensors"
+    wrong.write_bytes((tiny_llama / "model.safetensors").read_bytes()[:-1])
+    done = tierline("run", tiny_llama, PROMPT, "--stripe", wrong)
+    assert done.returncode == 2
+    assert "not a copy" in done.stderr

@@ -19,6 +19,7 @@ from tierline.cli.session import (
     RawOption,
     ResidentOption,
     Setting,
+    StripeOption,
     checked_text,
     memory_bytes,
     opened_session,
@@ -40,6 +41,7 @@ def compare(
     new: NewOption = 32,
     raw: RawOption = False,
     pace: PaceOption = None,
+    stripe: StripeOption = None,
     trace: Annotated[
         Path | None, typer.Option(help="Write the simulated and the measured timeline as one Chrome trace.")
     ] = None,
@@ -59,6 +61,7 @@ def compare(
         trace=trace,
         lean=lean,
         pace=None if pace is None else find_pace(pace),
+        stripes=tuple(stripe or ()),
         new=new,
         plot=plot,
     )

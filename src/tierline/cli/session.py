@@ -16,6 +16,7 @@ from tierline.run.early import refuse_at_once, remember_reserve
 from tierline.run.kv.choice import KvChoice, kv_format
 from tierline.run.pace import Pace
 from tierline.run.source import Source
+from tierline.run.stripe import check_copies
 from tierline.trace import TraceEvent, chrome_traces
 from tierline.units import parse_bytes
 
@@ -49,6 +50,13 @@ KvOption = Annotated[
 KvOffloadOption = Annotated[
     bool, typer.Option("--kv-offload", help="Keep keys and values on disk, read back layer by layer.")
 ]
+StripeOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE",
+        help="A copy of the model's file, on another disk, that is read at the same time; repeatable.",
+    ),
+]
 LeanOption = Annotated[
     bool, typer.Option("--lean", help="Leave torch.compile out: less memory for the process itself.")
 ]
@@ -71,6 +79,7 @@ class Setting:
     new: int = 1
     kv: KvChoice = field(default_factory=KvChoice)
     plot: Path | None = None
+    stripes: tuple[Path, ...] = ()
 
 
 def checked_text(text: str | None) -> str:
@@ -101,6 +110,7 @@ def opened_session(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
     Raises BudgetError, before anything heavy is imported, for a budget that headers show cannot work.
     """
     source, lean = setting.source, setting.lean
+    check_copies(source, setting.stripes)
     refuse_at_once(
         source,
         resident=setting.resident,
@@ -108,6 +118,7 @@ def opened_session(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
         new=setting.new,
         lean=lean,
         kv=setting.kv,
+        links=1 + len(setting.stripes),
     )
     with loading_bar("starting torch and transformers") as bar:
         if setting.lean:
@@ -125,6 +136,7 @@ def opened_session(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
             pace=setting.pace,
             verify=setting.verify,
             kv=setting.kv,
+            stripes=setting.stripes,
         ) as session:
             bar.say("rehearsing a pass")
             try:

@@ -81,8 +81,9 @@ def link_of(prediction: Prediction) -> LinkRate | None:
         return None
     pace = prediction.pace
     if pace is None:
-        return LinkRate(prediction.link, prediction.read_bytes_per_s)
-    return LinkRate(pace.link, pace.bytes_per_s, pace.latency_s)
+        each = prediction.read_bytes_per_s / prediction.links
+        return LinkRate(prediction.link, each, count=prediction.links)
+    return LinkRate(pace.link, pace.bytes_per_s, pace.latency_s, prediction.links)
 
 
 def _planned(plan: WeightPlan, work: Workload, prediction: Prediction) -> Figures:

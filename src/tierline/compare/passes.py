@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import cycle
 
 from tierline.run.weights import WeightPlan
 from tierline.sim.kernel import LinkSpec
@@ -24,19 +25,26 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class LinkRate:
-    """The link that weights come over."""
+    """The link that weights come over, or `count` alike, among which tiles alternate."""
 
     name: str
     bytes_per_s: float
     latency_s: float = 0.0
+    count: int = 1
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of each."""
+        return (self.name,) if self.count == 1 else tuple(f"{self.name} {i}" for i in range(self.count))
 
 
 def pipeline_of(plan: WeightPlan, link: LinkRate | None) -> Pipeline:
     """Return the engine's pipeline: a ring of bytes, and as many reads in flight as it has readers."""
     if link is None:
         return Pipeline({})
-    spec = LinkSpec(link.name, link.bytes_per_s, link.latency_s, in_flight=plan.readers)
-    return Pipeline({link.name: spec}, staging_bytes=plan.placement.staging_bytes)
+    in_flight = max(1, plan.readers // link.count)
+    specs = {n: LinkSpec(n, link.bytes_per_s, link.latency_s, in_flight=in_flight) for n in link.names}
+    return Pipeline(specs, staging_bytes=plan.placement.staging_bytes)
 
 
 def passes_of(plan: WeightPlan, work: Workload, link: LinkRate | None) -> Iterator[Pass]:
@@ -55,14 +63,15 @@ def passes_of(plan: WeightPlan, work: Workload, link: LinkRate | None) -> Iterat
 
 
 def _pass(plan: WeightPlan, link: LinkRate | None, rows: int, compute_s: float) -> Pass:
-    path = () if link is None else (link.name,)
+    paths = cycle([()] if link is None else [(name,) for name in link.names])
+    path = next(paths)
     streamed = iter(plan.tile_read_bytes)
     pinned = {unit.name for unit in plan.placement.pinned}
     total_bytes = sum(tile.footprint_bytes for tile in plan.tiles)
     names, fetches, work = ["rows of tables"], [_rows(plan, path, rows)], [0.0]
     for tile in plan.tiles:
         names.append(tile.name)
-        fetches.append(None if tile.name in pinned else Fetch(tile.name, next(streamed), path))
+        fetches.append(None if tile.name in pinned else Fetch(tile.name, next(streamed), next(paths)))
         work.append(compute_s * tile.footprint_bytes / total_bytes)
     return Pass(names, fetches, work)
 

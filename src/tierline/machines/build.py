@@ -75,6 +75,9 @@ def _way(draft: Draft, name: str, type_name: str | None) -> tuple[Rate, Sourced 
             sustained = kind.sustained(chosen, lanes, where)
         peak = peak or kind.peak(chosen, lanes, where)
         latency = latency or kind.latency
+    count = draft.numbers.get(f"{name}.count")
+    if count is not None:  # as many in parallel, what crosses them striped
+        peak, sustained = (n and derived(n.value * count.value, n, count) for n in (peak, sustained))
     rate = _rate(draft, name, peak, sustained)
     if rate is None:
         raise InputError(f"{draft.name}: link {name} has no rate; give peak, sustained or a type")

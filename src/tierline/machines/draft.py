@@ -25,7 +25,7 @@ from tierline.sourced import Sourced
 COMPUTE_FORMATS = ("fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "fp6", "fp4", "int8", "int4")
 HOST = "host"
 _TIER_FIELDS = ("capacity", "free", "peak", "sustained", "latency", "energy")
-_LINK_FIELDS = ("peak", "sustained", "latency", "energy")
+_LINK_FIELDS = ("peak", "sustained", "latency", "energy", "count")
 _COMPUTE_FIELDS = ("count", "clock", "energy")
 _FORMAT_FIELDS = ("peak", "sustained", "ops_per_cycle")
 _KNOWN = (

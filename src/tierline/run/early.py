@@ -24,14 +24,16 @@ def refuse_at_once(
     new: int = 1,
     lean: bool = False,
     kv: KvChoice | None = None,
+    links: int = 1,
 ) -> None:
     """Raise BudgetError, with the smallest that can work, where headers show that a budget cannot.
 
     What the process takes besides weights is known once a run of such a model was rehearsed on this computer;
     before that, `memory` is left to the rehearsal. So is a model whose description does not say how it is
-    held. `new` is the number of tokens to generate, `kv` how the cache is kept.
+    held. `new` is the number of tokens to generate, `kv` how the cache is kept, `links` over how many weights
+    are read at once.
     """
-    needs = None if resident is None and memory is None else needs_by_header(source)
+    needs = None if resident is None and memory is None else needs_by_header(source, links)
     if needs is None:
         return
     if resident is not None:

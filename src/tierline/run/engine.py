@@ -62,13 +62,16 @@ class Engine:
         memory: int | None,
         verify: bool = False,
         opener: Callable[[Path], DirectFile] | None = None,
+        links: int = 1,
     ) -> None:
         """With `verify`, weights are held against the checksums of a packed file before they are used.
 
         `opener` opens the model's files, where another link than the disk's is put in its place. Requests and
-        readers are those that calibration found best for this disk, if it was calibrated.
+        readers are those that calibration found best for this disk, if it was calibrated: so many readers for
+        each of the `links` that files are read over.
         """
-        request_bytes, self._readers = stream_settings(source.path)
+        request_bytes, readers = stream_settings(source.path)
+        self._readers = links * readers
         if memory is not None:
             bound_allocator()
         if verify:

@@ -29,9 +29,9 @@ class Prediction:
 
     Reads run beside compute, so a step takes the longer of the two; both are as they slow each other
     (`overlap.py`). With `pace` the link is another machine's. `rows` are the tokens that a pass computes
-    with: one, and those that it checks as guesses. Of `read_bytes`, `routed_bytes` are of experts, which are
-    known only when a router has chosen: no compute but that of other experts runs beside their reads, and
-    `unrouted_s` is all that does not.
+    with: one, and those that it checks as guesses. `links` are read over at once, at `read_bytes_per_s` in
+    all. Of `read_bytes`, `routed_bytes` are of experts, which are known only when a router has chosen: no
+    compute but that of other experts runs beside their reads, and `unrouted_s` is all that does not.
     """
 
     compute_s: float
@@ -40,6 +40,7 @@ class Prediction:
     peak_bytes: int
     pace: Pace | None = None
     rows: int = 1
+    links: int = 1
     routed_bytes: int = 0
     unrouted_s: float = 0.0
 
@@ -84,7 +85,8 @@ def paced(prediction: Prediction, pace: Pace, tile_read_bytes: Sequence[int]) ->
     found = prediction.read_bytes_per_s
     if found is None:
         return replace(prediction, pace=pace)
-    wanted = pace.sustained_bytes_per_s(sum(tile_read_bytes) / len(tile_read_bytes), READERS)
+    each = pace.sustained_bytes_per_s(sum(tile_read_bytes) / len(tile_read_bytes), READERS)
+    wanted = prediction.links * each
     if found < _SLOWER_DISK * wanted:
         raise InputError(
             f"--pace {pace.name}: this disk gives {format_rate(found)} here, less than the "

@@ -1,13 +1,15 @@
 """A model that answers, with its tokenizer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 
 import torch
 from transformers import Cache, PreTrainedTokenizerBase
 
 from tierline.errors import InputError
+from tierline.run.direct_io import DirectFile
 from tierline.run.engine import Engine
 from tierline.run.generate import Answer, Emit, generate, prompt_ids
 from tierline.run.kv.choice import KvChoice
@@ -18,6 +20,7 @@ from tierline.run.report import RunReport, make_report
 from tierline.run.request import Request
 from tierline.run.room import Room
 from tierline.run.source import Source
+from tierline.run.stripe import StripedFile, check_copies
 from tierline.run.weights import Progress
 from tierline.trace import TraceEvent
 
@@ -35,22 +38,27 @@ class Session:
         pace: Pace | None = None,
         verify: bool = False,
         kv: KvChoice | None = None,
+        stripes: Sequence[Path] = (),
     ) -> None:
         """With `pace`, the model is read at the rate of another machine's link.
+
+        `stripes` are copies of the model's file that are read beside it, each over a link of its own.
 
         `kv` is how the cache is kept, by default as computed and in memory.
 
         With `verify`, weights are held against the checksums of a packed file before they are used.
         """
         self.tokenizer: PreTrainedTokenizerBase = source.tokenizer()
-        self._link = None if pace is None else PacedLink(pace)
-        link = self._link
+        check_copies(source, stripes)
+        self._links = [] if pace is None else [PacedLink(pace) for _ in (source, *stripes)]
+        self._stripes = tuple(stripes)
         self.engine = Engine(
             source,
             resident=resident,
             memory=memory,
             verify=verify,
-            opener=None if link is None else lambda path: PacedFile(path, link),
+            opener=self._open if self._links or stripes else None,
+            links=1 + len(stripes),
         )
         self.partial = Answer()
         self.kv = kv or KvChoice()
@@ -66,9 +74,18 @@ class Session:
 
     def close(self) -> None:
         """Give threads, memory and descriptors back; a second call does nothing."""
-        if self._link is not None:
-            self._link.stop()
+        for link in self._links:
+            link.stop()
         self.engine.close()
+
+    def _open(self, path: Path) -> DirectFile:
+        """Open a file and, of the model's one, its copies, behind a paced link each if there is a pace."""
+        paths = (path, *self._stripes)
+        if not self._links:
+            files = [DirectFile(p) for p in paths]
+        else:
+            files = [PacedFile(p, link) for p, link in zip(paths, self._links, strict=True)]
+        return files[0] if len(files) == 1 else StripedFile(files)
 
     @property
     def events(self) -> Sequence[TraceEvent]:
@@ -112,10 +129,10 @@ class Session:
 
     def load(self, room: Room, progress: Progress) -> Prediction:
         """Load the model for `room` and return what is predicted: with a pace, at the rate of its link."""
-        prediction = self.engine.load(room, progress)
-        if self._link is None or self.engine.weights is None:
+        prediction = replace(self.engine.load(room, progress), links=1 + len(self._stripes))
+        if not self._links or self.engine.weights is None:
             return prediction
-        return paced(prediction, self._link.pace, self.engine.weights.plan.tile_read_bytes)
+        return paced(prediction, self._links[0].pace, self.engine.weights.plan.tile_read_bytes)
 
     def run_ids(
         self,
