@@ -10,7 +10,8 @@ from types import TracebackType
 class Reading:
     """Bytes read for the steps that were taken, seconds compute waited, seconds a read was outstanding.
 
-    Of routed experts: those that were in memory, those that were read, and their bytes.
+    Of routed experts: those that were in memory, those that were read, their bytes, and the bytes that were
+    read ahead on guesses that turned out wrong.
     """
 
     read_bytes: int = 0
@@ -19,6 +20,7 @@ class Reading:
     expert_hits: int = 0
     expert_misses: int = 0
     expert_read_bytes: int = 0
+    wasted_read_bytes: int = 0
 
 
 class Outstanding:

@@ -4,8 +4,9 @@ They come through transformers' interface for experts (`ALL_EXPERTS_FUNCTIONS`),
 experts and everything else stay its own code.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -26,11 +27,18 @@ IMPLEMENTATION = "tierline_streamed"
 _OURS = "_tierline_experts"
 
 
+Guess = Callable[[torch.Tensor], Sequence[int]]
+
+
 class Lender(Protocol):
-    """Lends the experts that a router chose."""
+    """Lends the experts that a router chose, and takes guesses at what the next one will."""
 
     def visit(self, layer: int, chosen: Sequence[int]) -> Iterator[tuple[int, Data]]:
         """Lend each of the `chosen` until the next is asked for, in any order."""
+        ...
+
+    def guess(self, layer: int, likely: Sequence[int]) -> None:
+        """Take notice that the `likely` experts of a layer will probably be chosen next."""
         ...
 
 
@@ -43,7 +51,11 @@ class Home:
 
 @dataclass(slots=True)
 class ExpertsForward:
-    """Takes the place of a module's experts: `layer` counts such modules in the order of a pass."""
+    """Takes the place of a module's experts: `layer` counts such modules in the order of a pass.
+
+    `next_router` says what the router of the next layer would choose for the rows of this one: most of it is
+    what it will choose, since a layer changes little of what flows through it.
+    """
 
     layer: int
     module: Any  # a class that transformers decorates, which is untyped
@@ -52,6 +64,7 @@ class ExpertsForward:
     home: Home
     rehearsal: Rehearsal
     recorder: Recorder
+    next_router: Guess | None = None
 
     def __call__(self, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Return the weighted sum of each row's experts, shape of `hidden`, `(rows, width)`.
@@ -65,12 +78,18 @@ class ExpertsForward:
             place, row = torch.where(index.T.eq(expert))
             started_s = perf_counter()
             out = self._expert(expert, hidden[row], data) * weights[row, place, None]
+            if not found and self.next_router is not None:  # reads are under way: there is time to guess
+                self._guess(hidden)
             found[expert] = row, out.to(hidden.dtype)
             self.recorder.note("compute", "compute", self.experts[expert].name, started_s)
         final = torch.zeros_like(hidden)
         for expert in chosen:
             final.index_add_(0, *found[expert])
         return final
+
+    def _guess(self, hidden: torch.Tensor) -> None:
+        if self.home.lender is not None and self.next_router is not None:
+            self.home.lender.guess(self.layer + 1, self.next_router(hidden))
 
     def _visit(self, chosen: Sequence[int]) -> Iterator[tuple[int, Data | None]]:
         if self.rehearsal.on:
@@ -109,6 +128,30 @@ class ExpertsForward:
     def width(self, part: int) -> int:
         """Return how many columns the input of a weight has."""
         return self.experts[0].parts[part][0].shape[0 if self.module.is_transposed else 1]
+
+
+def router_of(model: nn.Module, forward: ExpertsForward, path: str) -> Guess | None:
+    """Return what tells the experts that the router beside the experts at `path` chooses for given rows.
+
+    None where no such module returns indices of experts (DeepSeek's choose them in the block around).
+    """
+    block = model.get_submodule(path.rpartition(".")[0])
+    blank = torch.zeros(1, forward.width(0), dtype=forward.kernels.compute)
+    for module in block.children():
+        weight = getattr(module, "weight", None)
+        if weight is None or tuple(weight.shape) != (len(forward.experts), forward.width(0)):
+            continue
+        with torch.inference_mode():
+            found = module(blank)
+        for i, part in enumerate(found if isinstance(found, tuple) else ()):
+            if part.dtype == torch.long and part.dim() == 2:
+                return partial(_chosen_by, module, i)
+    return None
+
+
+def _chosen_by(router: nn.Module, place: int, rows: torch.Tensor) -> list[int]:
+    """Return each expert that is chosen once, the first choices of all rows first: they are surest."""
+    return list(dict.fromkeys(router(rows)[place].T.flatten().tolist()))
 
 
 def use_streamed_experts(model: PreTrainedModel, forwards: Sequence[ExpertsForward]) -> None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from statistics import fmean, median
 
@@ -20,6 +20,7 @@ from tierline.run.experts.cache import ExpertCache, largest_slot_bytes
 from tierline.run.experts.forward import (
     ExpertsForward,
     Home,
+    router_of,
     use_streamed_experts,
 )
 from tierline.run.experts.stored import Expert, ExpertLayer, expert_layer, read_bytes_of, reads_of
@@ -28,11 +29,15 @@ from tierline.run.meter import Outstanding, Reading
 from tierline.run.recorder import Recorder
 from tierline.run.source import Source
 from tierline.run.weights import Planner, Progress, WeightPlan
+from tierline.units import MIB
 
 LEAST_SLOTS = 2  # one in use, one being read
 READERS = 4  # reads of experts in flight: several are known at once, and nothing else keeps the disk busy
+_BESIDE_BYTES = 6 * MIB  # 3 to 5 MB were seen (moe_2gb.json, 40 tokens)
 _TIMED, _ROUNDS = 16, 4
 _LINK_SAMPLE_S = 0.5
+_GUESSES = 2  # while a layer's attention runs, no more are read; other slots serve better as cache
+_LEAST_SHARE = 8  # slots for each of those that guesses take
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,8 @@ class Mixture:
             ExpertsForward(i, modules[layer.path], layer.experts, kernels, self._home, rehearsal, recorder)
             for i, layer in enumerate(self.layers)
         ]
+        for forward, after in pairwise(self._forwards):
+            forward.next_router = router_of(model, after, self.layers[after.layer].path)
         use_streamed_experts(model, self._forwards)
         for tensor in {
             (t.format, t.shape): t for x in self.layers for e in x.experts for t in e.tensors
@@ -115,6 +122,18 @@ class Mixture:
     def least_bytes(self) -> int:
         """The fewest bytes in which experts can be used."""
         return min(LEAST_SLOTS, self.count) * self._slot_bytes
+
+    @property
+    def read_sizes_bytes(self) -> tuple[int, ...]:
+        """What each read of an expert takes from the disk."""
+        experts = (expert for layer in self.layers for expert in layer.experts)
+        reads = (read for expert in experts for read in reads_of(expert, self._files))
+        return tuple(self._files[read.path].span_bytes(read.extract) for read in reads)
+
+    @property
+    def beside_bytes(self) -> int:
+        """What readers of experts and products leave in the allocator, which a rehearsal cannot show."""
+        return _BESIDE_BYTES if self.layers else 0
 
     def plan(self, planner: Planner, allowed_bytes: int) -> WeightPlan:
         """Return the placement of everything else and the slots for experts within `allowed_bytes`.
@@ -155,10 +174,13 @@ class Mixture:
         """Make the slots that `plan` has room for and fill them."""
         if not self.layers:
             return
+        slots = plan.needs.experts_bytes // self._slot_bytes
+        guesses = self._guesses(slots)
         self.cache = ExpertCache(
             self.layers,
             self._files,
-            slots=plan.needs.experts_bytes // self._slot_bytes,
+            slots=slots - guesses,
+            guesses=guesses,
             readers=READERS,
             recorder=self._recorder,
             outstanding=outstanding,
@@ -188,7 +210,19 @@ class Mixture:
             return Reading()
         meter, counts = self.cache.meter, self.cache.counts
         misses = counts.cold_loads + counts.reloads
-        return Reading(meter.read_bytes, meter.stall_s, 0.0, counts.hits, misses, meter.read_bytes)
+        return Reading(
+            read_bytes=meter.read_bytes + meter.wasted_bytes,
+            stall_s=meter.stall_s,
+            expert_hits=counts.hits,
+            expert_misses=misses,
+            expert_read_bytes=meter.read_bytes,
+            wasted_read_bytes=meter.wasted_bytes,
+        )
+
+    def _guesses(self, slots: int) -> int:
+        """Return how many of `slots` are for guesses: few, and only where others are left."""
+        guessing = any(forward.next_router is not None for forward in self._forwards)
+        return _GUESSES if guessing and _LEAST_SHARE * _GUESSES <= slots < self.count else 0
 
     def expect(self, rows: int = 1) -> Expectation:
         """Return what a pass of `rows` tokens will take, experts being equally likely; `load` comes first.
