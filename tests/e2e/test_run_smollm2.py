@@ -75,7 +75,8 @@ def test_streamed_equals_resident_equals_transformers(smollm2_gguf: Path) -> Non
     assert "Paris" in streamed[0].text
 
 
-EDIT = """Rename the function average to mean in this Python code and change nothing else. Answer with the whole code.
+EDIT = """Rename the function average to mean in this Python code and change nothing else.
+Answer with the whole code.
 
 ```python
 def average(numbers):
