@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import tierline
 from tierline.errors import InputError
+from tierline.plan.build import plan_with
 from tierline.plan.plan import Plan
 from tierline.report.figures.draw import draw
 from tierline.report.figures.figure import Axis, Bars, Chart, Figure, Lanes, Rule, Series
@@ -29,6 +30,7 @@ from tierline.report.figures.timeline import last_pass, run_timeline, token_time
 from tierline.report.figures.traffic import traffic_per_pass
 from tierline.report.roofline import build_roofline
 from tierline.report.schema import plan_json
+from tierline.scenario import scenario
 from tierline.sim.break_even import break_even
 from tierline.trace import TraceEvent
 
@@ -88,6 +90,22 @@ def test_traffic_is_what_the_plan_moves_in_a_pass(of: Callable[[], Plan]) -> Non
         for link in phase["links"]:
             if link["traffic_bytes"]:
                 assert bars[f"{phase['name']} {link['name']}"] * phase["passes"] == link["traffic_bytes"]
+
+
+@pytest.mark.parametrize("split", ["tp=2", "pp=2,micro=2"])
+def test_several_devices_have_a_bar_each(split: str) -> None:
+    asked = scenario("llama-3.1-70b", "rtx-3090-x2", weights="int8", parallel=split, batch=2)
+    plan = plan_with(asked.model, asked.machine, asked.workload, asked.costing)
+    used = {t.name: t.used_bytes for t in plan.tiers if t.used_bytes}
+    assert len(used) == 3
+    assert {bar.name: bar.total for bar in memory_map(plan).bars} == used
+    for bar in traffic_per_pass(plan).bars:
+        phase, link = bar.name.split()
+        planned = plan.phase(phase)
+        assert planned is not None
+        assert bar.total == next(x.traffic_bytes for x in planned.links if x.name == link) // planned.passes
+    with pytest.raises(InputError, match="one device"):
+        speed_by_memory(plan)
 
 
 def test_footprints_by_format_are_those_of_plans_in_these_formats() -> None:

@@ -8,7 +8,7 @@ from tierline.formats.parse import parse_weights
 from tierline.plan.plan import Plan
 from tierline.plan.remedies import rebuild
 from tierline.report.figures.figure import Axis, Bar, Bars, Chart, Rule, Segment, Series
-from tierline.report.figures.memory import amount, other_segments, used_of
+from tierline.report.figures.memory import amount, one_device, other_segments, used_of
 from tierline.report.figures.palette import COLOURS, DASHES, MARKERS, bytes_axis, component_paint
 from tierline.report.schema import weights_name
 from tierline.units import format_bytes
@@ -26,6 +26,7 @@ def footprint_by_format(plan: Plan, formats: Sequence[str] = FORMATS) -> Bars:
 
     What is kept in other formats stays so. Raises InputError for a format that is not known or does not suit.
     """
+    one_device(plan, "the footprint by format")
     plans = {weights_name(plan.costing.precision): plan}
     for name in formats:
         chosen = parse_weights(name)
@@ -47,6 +48,7 @@ def footprint_by_context(plan: Plan, batches: Sequence[int] = _BATCHES) -> Chart
 
     As with `--context`, the new tokens stay and the prompt grows. Points mark the longest that fits.
     """
+    one_device(plan, "the footprint over the context")
     most = max(_BEYOND * plan.workload.context, plan.model.max_context or 0, 2 * _LEAST_CONTEXT)
     most = min(most, _MOST_CONTEXT)
     contexts = sorted({*(2**i for i in range(7, most.bit_length()) if 2**i < most), most})

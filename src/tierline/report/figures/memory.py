@@ -1,7 +1,9 @@
 """The memory map: every tier to scale, what lies in it, what it allows."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
+from tierline.errors import InputError
 from tierline.place.placement import Unit
 from tierline.plan.plan import Plan, TierUse
 from tierline.plan.units import layer_of
@@ -25,13 +27,20 @@ def memory_map(plan: Plan) -> Bars:
     """Return the tiers as bars: components, KV and the rest stacked, streamed components hatched.
 
     The fast tier comes first; others only where they hold something. A bar's sum is the plan's `used_bytes`
-    of that tier. Where nothing works, the fast tier has all that would have to be resident.
+    of that tier. Where nothing works, the fast tier has all that would have to be resident. Of several
+    devices each has its own fast tier, and what they keep elsewhere is together.
     """
     held = [tier for i, tier in enumerate(plan.tiers) if i == 0 or tier.used_bytes]
     bars = tuple(_bar(plan, tier) for tier in held)
     most = max(held[0].allowed_bytes, *(bar.total for bar in bars))
     axis = bytes_axis("memory", most, high=most * _MARGIN)
     return Bars(f"{plan.model.name} on {plan.machine.name}: memory map", axis, bars)
+
+
+def one_device(plan: Plan, what: str) -> None:
+    """Raise InputError where a plan is of several devices and `what` can only be drawn of one."""
+    if plan.parallel is not None:
+        raise InputError(f"{what} is drawn of one device: leave out --parallel, or draw memory or traffic")
 
 
 def other_segments(plan: Plan) -> Iterator[Segment]:
@@ -60,9 +69,28 @@ def used_of(used_bytes: int, allowed_bytes: int) -> str:
 
 
 def _bar(plan: Plan, tier: TierUse) -> Bar:
+    segments = _segments(plan, tier.name) if plan.parallel is None else _shards(plan, tier.name)
+    return Bar(tier.name, tuple(segments), tier.allowed_bytes, used_of(tier.used_bytes, tier.allowed_bytes))
+
+
+def _shards(plan: Plan, tier: str) -> list[Segment]:
+    """Return what devices keep in a tier: one in its own, called after it, or all in one that they share."""
+    found: dict[str, Segment] = {}
+    for device in plan.parallel.devices if plan.parallel else ():
+        own = tier.removeprefix(f"{device.name} ")
+        shared = tier == own and tier != device.plan.machine.fast.name
+        if shared or tier != own:
+            for segment in _segments(device.plan, own):
+                before = found.get(segment.name)
+                total = segment.value + (before.value if before else 0)
+                found[segment.name] = replace(segment, value=total)
+    return list(found.values())
+
+
+def _segments(plan: Plan, tier: str) -> list[Segment]:
     residency = plan.residency
     segments: list[Segment] = []
-    if tier.name == plan.machine.fast.name:
+    if tier == plan.machine.fast.name:
         pinned = (*residency.placement.pinned, *residency.spare_pinned)
         segments += _components(plan, pinned, streamed=False)
         placement = residency.placement
@@ -70,10 +98,10 @@ def _bar(plan: Plan, tier: TierUse) -> Bar:
             says = f"{placement.slots} slots of {amount(placement.slot_bytes)}"
             segments.append(Segment("staging", placement.staging_bytes, STAGING, says))
         segments += other_segments(plan)
-    if tier.name == residency.home:
+    if tier == residency.home:
         streamed = (*residency.placement.streamed, *residency.spare_streamed)
         segments += _components(plan, streamed, streamed=True)
-    return Bar(tier.name, tuple(segments), tier.allowed_bytes, used_of(tier.used_bytes, tier.allowed_bytes))
+    return segments
 
 
 def _components(plan: Plan, units: Sequence[Unit], *, streamed: bool) -> Iterator[Segment]:

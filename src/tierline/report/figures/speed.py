@@ -8,6 +8,7 @@ from tierline.machines.machine import Machine
 from tierline.plan.plan import Plan
 from tierline.plan.remedies import rebuild, speed, speed_unit
 from tierline.report.figures.figure import Axis, Chart, Marker, Rule, Series
+from tierline.report.figures.memory import one_device
 from tierline.report.figures.palette import BLUE, GREEN, ORANGE, VERMILLION, bytes_axis, rate_axis
 from tierline.sim.break_even import break_even, resident_pass_s, streamed_pass
 from tierline.sim.options import Options
@@ -27,6 +28,7 @@ def speed_by_memory(plan: Plan) -> Chart:
     tier may have less free than it has: past that, more cache is slower. Raises InputError where no
     speed is known.
     """
+    one_device(plan, "speed over memory")
     whole, allowed = plan.footprint.total_bytes, plan.tiers[0].allowed_bytes
     capacity = plan.tiers[0].capacity_bytes
     most = int(_MARGIN * max(whole, min(allowed, 2 * whole)))
@@ -54,6 +56,7 @@ def speed_by_link(result: SimResult) -> Chart:
     Where everything is resident, it is that of streaming every weight. Raises InputError where nothing can
     be streamed.
     """
+    one_device(result.plan, "speed over a link")
     streamed = streamed_pass(result)
     if streamed is None:
         raise InputError(f"{result.plan.machine.name}: nothing can be streamed to its fast tier")

@@ -22,10 +22,17 @@ def traffic_per_pass(plan: Plan) -> Bars:
 
 
 def _bar(plan: Plan, phase: PhasePlan, use: LinkUse) -> Bar:
-    segments = tuple(_segments(plan, phase, use.name))
+    segments = tuple(_segments(plan, phase, use.name)) if phase.steps else (_all(phase, use),)
     total = int(sum(segment.value for segment in segments))
     took = "" if use.time_s is None else f" in {format_seconds(use.time_s / phase.passes)}"
     return Bar(f"{phase.name} {use.name}", segments, None, f"{format_bytes(total)}{took}")
+
+
+def _all(phase: PhasePlan, use: LinkUse) -> Segment:
+    """Return the bytes of a pass as one part: of several devices only their sums are known."""
+    count = use.traffic_bytes // phase.passes
+    says = f"{phase.name} over {use.name}, each pass, all devices: {amount(count)}"
+    return Segment("everything", count, Paint(BLUE), says)
 
 
 def _segments(plan: Plan, phase: PhasePlan, link: str) -> Iterator[Segment]:
