@@ -23,6 +23,7 @@ VERBS = {
     "derive": "The derivation of a plan, formula by formula with its numbers, as Markdown.",
     "report": "A plan as one HTML file: verdict, figures, tables, derivation, sources.",
     "audit": "Check published figures: derive each one, say what holds, what is wrong and why.",
+    "sweep": "Cost every combination of any options: lists and ranges, to CSV or Parquet.",
     "calibrate": "Measure this computer: disk, memory and kernels, alone and together; for --on this.",
     "web": "Serve a page to explore with: verdict, memory map, roofline and timeline follow the controls.",
     "models": "List the models that Tierline knows by name, or show one.",

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, Task, TaskID
 
 
 class LoadingBar:
@@ -35,6 +35,42 @@ class LoadingBar:
     def stop(self) -> None:
         """Take the line away; a second call does nothing."""
         self._progress.stop()
+
+
+class RowsBar:
+    """A bar that counts rows, with their rate and the time left."""
+
+    def __init__(self, progress: "Progress", task: "TaskID") -> None:
+        self._progress, self._task = progress, task
+        self._started = False
+
+    def rows(self, done: int, total: int) -> None:
+        """Show how many rows are done; the first call says what was done before."""
+        if not self._started:
+            self._progress.reset(self._task, total=total, completed=done)
+            self._started = True
+        self._progress.update(self._task, completed=done, total=total)
+
+
+@contextmanager
+def rows_bar(what: str) -> Iterator[RowsBar]:
+    """Show a bar of rows on stderr until the block ends; off a terminal nothing is shown."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(TextColumn):
+        def render(self, task: "Task") -> Text:
+            return Text(f"{task.speed:,.0f} rows/s" if task.speed else "", style="progress.data.speed")
+
+    name = TextColumn("{task.description}")
+    columns = (name, BarColumn(), MofNCompleteColumn(), Rate(""), TimeRemainingColumn())
+    console = Console(stderr=True)
+    shown = Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=False
+    )
+    with shown as progress:
+        yield RowsBar(progress, progress.add_task(what, total=None))
 
 
 @contextmanager
