@@ -34,7 +34,9 @@ def serve(model: Path, prompts: Path, out: Path, *, batch: int | None = None, ne
     read = read_prompts(prompts)
     with Answers(out, read) as answers, Session(open_source(model), resident=None, memory=None) as session:
         request = Request("", new=new, raw=True)
-        return serve_prompts(session, read, answers, request, batch=batch, progress=nothing, served=nothing)
+        return serve_prompts(
+            session, read, answers, request, batch=batch, progress=nothing, planned=nothing, served=nothing
+        )
 
 
 def answered(out: Path) -> dict[int, list[int]]:

@@ -14,6 +14,7 @@ from tierline.run.request import Request
 from tierline.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
+    from tierline.run.predict import Prediction
     from tierline.run.throughput import Served
 
 
@@ -31,12 +32,27 @@ def answer_all(
         from tierline.run.throughput import serve_prompts
 
         served = serve_prompts(
-            session, prompts, answers, request, batch=batch, progress=bar.loading, served=bar.serving
+            session,
+            prompts,
+            answers,
+            request,
+            batch=batch,
+            progress=bar.loading,
+            planned=_say_plan,
+            served=bar.serving,
         )
     if as_json:
         sys.stdout.write(json.dumps(_served_json(served, output)) + "\n")
     else:
         _print_served(served, output)
+
+
+def _say_plan(sequences: int, prediction: "Prediction") -> None:
+    """Say on stderr, before the first pass, how many go together and how fast that should be."""
+    sys.stderr.write(
+        f"[planned: {sequences} to a pass, {format_bytes(prediction.read_bytes)} read per pass, "
+        f"{sequences * prediction.tokens_per_s:.2f} tok/s, bound: {prediction.bound}]\n"
+    )
 
 
 def _served_json(served: "Served", output: Path) -> dict[str, object]:

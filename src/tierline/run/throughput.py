@@ -64,6 +64,7 @@ class Served:
         )
 
 
+OnPlanned = Callable[[int, Prediction], None]  # sequences to a pass, and what is predicted of one
 OnServed = Callable[[int, int, float], None]  # sequences answered, sequences in all, tokens per second
 
 
@@ -84,6 +85,7 @@ def serve_prompts(
     *,
     batch: int | None,
     progress: Progress,
+    planned: OnPlanned,
     served: OnServed,
 ) -> Served:
     """Answer what `answers` does not hold yet, longest prompts first, and return what it took.
@@ -101,6 +103,7 @@ def serve_prompts(
         room = Room(prompt_tokens=len(waiting[0][1]), new=request.new, kv=session.kv)
         size = min(len(waiting), batch or most_sequences(session, room))
         prediction = session.load(replace(room, batch=size), progress)
+        planned(size, prediction)
         reset_peak()
     for start in range(0, len(waiting), max(1, size)):
         group = waiting[start : start + size]
