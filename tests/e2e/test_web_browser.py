@@ -248,6 +248,19 @@ def test_two_settings_stand_side_by_side_and_in_the_address(
     controls.check(capsys)  # A is as it was
 
 
+def test_a_report_and_the_command_line_can_be_taken_along(page: Page, address: str, tmp_path: Path) -> None:
+    opened(page, address)
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save as a report").click()
+    saved.value.save_as(tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    command = page.locator("#commands-0 code").first.inner_text()
+    assert command == "tierline plan smolvlm2-256m --on nexys-video --weights mxfp8:block=8 --context 1024"
+    assert command.replace("tierline plan smolvlm2-256m --on nexys-video", "") in text
+    page.get_by_role("button", name="Copy the link").click()
+    page.wait_for_function("document.getElementById('said').textContent !== ''")
+
+
 def test_a_slow_or_wrong_setting_says_so_and_the_page_goes_on(page: Page, address: str) -> None:
     controls = Controls(opened(page, address))
     controls.set("weights", "int5")

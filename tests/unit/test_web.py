@@ -1,6 +1,7 @@
 """The page's server: the figures of the command line, bounds before belief, and nobody else's page."""
 
 import json
+import shlex
 import struct
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from tierline.errors import InputError
 from tierline.models.gguf_header import read_gguf
 from tierline.web.app import create_app
 from tierline.web.pool import Pool
-from tierline.web.setting import Setting, plan_command, simulate_command
+from tierline.web.setting import Setting, plan_command, report_command, simulate_command
 from tierline.web.uploads import MOST_UPLOAD_BYTES, Uploads
 
 BOARD = {"model": "smolvlm2-256m", "machine": "nexys-video", "weights": "mxfp8:block=8", "context": 1031}
@@ -36,8 +37,6 @@ def client() -> Iterator[TestClient]:
 
 def printed(command: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """Return what a command line that the page shows prints with --json."""
-    import shlex
-
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         main([*shlex.split(command)[1:], "--json"])
@@ -96,6 +95,20 @@ def test_figures_come_with_their_plan(client: TestClient) -> None:
     facts = {fact["key"]: fact["value"] for fact in answer["facts"]}
     assert shown["KV cache"]["x"] == [pytest.approx(facts["footprint.kv_cache_bytes"] / 2**20)]
     assert any("ddr3" in trace["name"] for trace in answer["roofline"]["data"])
+
+
+def test_a_report_is_the_one_that_its_command_line_writes(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = client.post("/api/report", json=STREAMED)
+    assert answer.headers["content-disposition"] == 'attachment; filename="report.html"'
+    setting = Setting(**STREAMED)  # type: ignore[arg-type]
+    command = report_command(setting, setting.model)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(shlex.split(command)[1:])
+    assert not ended.value.code
+    assert answer.text == (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_model_whose_passes_are_not_known_has_a_footprint_and_says_why(
@@ -303,8 +316,6 @@ WORDS = st.text("abc$`;'\" \\|&<>*", min_size=1, max_size=9)
 
 @given(name=WORDS, capacity=st.sampled_from(["7GiB", "1.5 GB"]))
 def test_a_command_line_is_quoted_for_a_shell(name: str, capacity: str) -> None:
-    import shlex
-
     setting = Setting(model="gpt2", machine="this", capacity=capacity, overrides=("dram.free=1 GiB",))
     for command in (plan_command(setting, name), simulate_command(setting, name, "decode")):
         words = shlex.split(command)

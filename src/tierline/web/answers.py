@@ -9,13 +9,15 @@ from typing import Any
 from tierline.cost.activations import ACTIVATION_POLICIES
 from tierline.errors import TierlineError
 from tierline.formats.mix import MIXES
-from tierline.formats.parse import format_names
+from tierline.formats.parse import format_names, parse_format
 from tierline.machines.document import numbers
 from tierline.machines.load import THIS, load_draft, load_machine, machine_names
 from tierline.models.catalogue import catalogue_entry, catalogue_names
 from tierline.models.description import Model
 from tierline.plan.build import plan_with, selectors
 from tierline.plan.plan import Plan
+from tierline.plan.sensitivity import DEFAULT_FORMATS
+from tierline.plan.sensitivity import sensitivity as find_sensitivity
 from tierline.report.figures.figure import Figure
 from tierline.report.figures.interactive import plotly_figure
 from tierline.report.figures.memory import memory_map
@@ -24,11 +26,12 @@ from tierline.report.figures.timeline import token_timeline
 from tierline.report.roofline import build_roofline
 from tierline.report.schema import plan_json
 from tierline.report.simulation import headline, simulation_json
+from tierline.report.sources import number_text
 from tierline.report.tables import shown, verdict
 from tierline.sim.break_even import break_even
 from tierline.sim.options import POLICIES, STRATEGIES
 from tierline.sim.simulate import simulate
-from tierline.units import format_bytes, format_count, format_energy, format_rate, format_seconds
+from tierline.units import format_count, format_seconds
 from tierline.web import setting as bounds
 from tierline.web.facts import facts
 from tierline.web.setting import (
@@ -37,21 +40,15 @@ from tierline.web.setting import (
     model_of,
     options_of,
     plan_command,
+    report_command,
     scenario_of,
     simulate_command,
 )
 from tierline.web.uploads import Uploads
 
 Json = dict[str, Any]
-_SHOWN: Mapping[str, Callable[[float], str]] = {
-    "capacity": format_bytes,
-    "free": format_bytes,
-    "runtime": format_bytes,
-    "latency": format_seconds,
-    "energy": format_energy,
-    "clock": lambda value: f"{format_count(value)}Hz",
-    "line_rate": lambda value: f"{format_count(value)}T/s",
-}
+# What a link type or a unit is set by: bare numbers, but for the rate of a line.
+_BARE = ("gen", "gbit", "lanes", "efficiency", "ops_per_cycle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +142,9 @@ def _machine(question: Json, _content: bytes, _uploads: Uploads) -> Answered:
 def _quantity(path: str, value: float) -> str:
     """Return a number of a machine for people to read."""
     field = path.rpartition(".")[2]
-    if field in ("peak", "sustained"):
-        return f"{format_count(value)}OP/s" if path.count(".") == 2 else format_rate(value)
-    shown_as = _SHOWN.get(field)
-    return f"{value:,.6g}" if shown_as is None else shown_as(value)
+    if field == "line_rate":
+        return f"{format_count(value)}T/s"
+    return f"{value:,.6g}" if field in _BARE else number_text(path, value)
 
 
 def _upload(question: Json, content: bytes, uploads: Uploads) -> Answered:
@@ -216,6 +212,16 @@ def _timeline(question: Json, _content: bytes, uploads: Uploads) -> Answered:
     )
 
 
+def _report(question: Json, _content: bytes, uploads: Uploads) -> Answered:
+    """The report of the plan, as `tierline report` writes it."""
+    from tierline.report.html import report_html
+
+    asked, plan = _planned(question, uploads)
+    kept = find_sensitivity(plan, [parse_format(name) for name in DEFAULT_FORMATS])
+    command = report_command(asked, _written(plan.model, asked.model))
+    return Answered("text/html", report_html(plan, command, kept).encode())
+
+
 def _simulated_facts(document: Json) -> Iterator[Json]:
     """Yield the figures of a simulation as `facts` gives those of a plan."""
     rate, stall, overlap = (
@@ -244,4 +250,5 @@ ANSWERS: Mapping[str, Callable[[Json, bytes, Uploads], Answered]] = {
     "upload": _upload,
     "plan": _plan,
     "timeline": _timeline,
+    "report": _report,
 }

@@ -21,6 +21,7 @@ from tierline.web.static import add_static
 from tierline.web.uploads import MOST_FILE_BYTES, MOST_NAME, MOST_UPLOAD_BYTES
 
 ANSWER_S = 20.0
+REPORT_S = 60.0
 DESCRIBE_S = 60.0  # an architecture that only transformers knows is built, without weights
 _NAME = r"^[a-z0-9:.+\-]{1,170}$"
 
@@ -134,8 +135,8 @@ def _add_questions(app: FastAPI) -> None:
 def _add_settings(app: FastAPI) -> None:
     """Add what follows from a setting of the controls."""
 
-    def ask(request: Request, what: str, setting: Setting) -> Response:
-        return _answered(_pool(request).ask({"ask": what, "setting": setting.model_dump()}, ANSWER_S))
+    def ask(request: Request, what: str, setting: Setting, timeout_s: float = ANSWER_S) -> Response:
+        return _answered(_pool(request).ask({"ask": what, "setting": setting.model_dump()}, timeout_s))
 
     @app.post("/api/plan")
     def plan(request: Request, setting: Setting) -> Response:
@@ -146,6 +147,13 @@ def _add_settings(app: FastAPI) -> None:
     def timeline(request: Request, setting: Setting) -> Response:
         """A token in virtual time."""
         return ask(request, "timeline", setting)
+
+    @app.post("/api/report")
+    def report(request: Request, setting: Setting) -> Response:
+        """The report of the plan, one HTML file to keep."""
+        made = ask(request, "report", setting, REPORT_S)
+        made.headers["content-disposition"] = 'attachment; filename="report.html"'
+        return made
 
 
 def _pool(request: Request) -> Pool:

@@ -119,6 +119,12 @@ def plan_command(setting: Setting, model: str) -> str:
     return shlex.join(["tierline", "plan", model, *_shared(setting)])
 
 
+def report_command(setting: Setting, model: str) -> str:
+    """Return the command line that writes the report of the same plan."""
+    on, machine, *others = _shared(setting)
+    return shlex.join(["tierline", "report", model, on, machine, "-o", "report.html", *others])
+
+
 def simulate_command(setting: Setting, model: str, phase: str) -> str:
     """Return the command line that simulates the same."""
     chosen = {
@@ -134,17 +140,19 @@ def simulate_command(setting: Setting, model: str, phase: str) -> str:
 
 
 def _shared(setting: Setting) -> Iterator[str]:
-    """Yield the options that plan and simulate share, those at their defaults left out."""
+    """Yield the options that the verbs share, in their order, those at their defaults left out."""
     defaults = {name: field.default for name, field in Setting.model_fields.items()}
     yield from ("--on", setting.machine)
     for override in setting.overrides:
         yield from ("--set", override)
-    for name in (
-        *("weights", "kv", "activations", "activation_policy"),
-        *("batch", "prompt_tokens", "new", "context", "images", "steps"),
-    ):
-        value = getattr(setting, name)
-        if value != defaults[name]:
-            yield from (f"--{name.replace('_', '-')}", str(value))
+    for name in ("weights", "kv", "activations", "activation_policy"):
+        yield from _written(name, getattr(setting, name), defaults[name])
     for kept in setting.keep:
         yield from ("--keep", kept)
+    for name in ("batch", "prompt_tokens", "new", "context", "images", "steps"):
+        yield from _written(name, getattr(setting, name), defaults[name])
+
+
+def _written(name: str, value: object, default: object) -> Iterator[str]:
+    if value != default:
+        yield from (f"--{name.replace('_', '-')}", str(value))
