@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 
 MODELS = ("llama-3.2-1b", "llama-3.2-3b")
 TIERLINE = "tierline"
@@ -48,26 +49,28 @@ class Subset:
     runs: int = 3
 
     def cells(self) -> list[Cell]:
-        """Return the cells, the most valuable first: once everything, then the repeats.
+        """Return the cells, the most telling first: its neighbours follow, and the repeats come last.
 
-        Peers run once, at one cap, where that cap is among those wanted.
+        The most telling is the first model on the first disk at the peers' cap. Peers run once, at that cap.
         """
-        return [*self._tierline(range(1)), *self._peers(), *self._tierline(range(1, self.runs))]
+        return sorted([*self._tierline(), *self._peers()], key=_distance)
 
-    def _tierline(self, runs: Iterable[int]) -> Iterable[Cell]:
+    def _tierline(self) -> Iterable[Cell]:
         if TIERLINE not in self.engines:
             return
-        for run in runs:
-            for model in self.models:
-                for disk in self.disks:
-                    for cap in self.caps:
-                        for form in self.formats:
-                            yield Cell(model, TIERLINE, form, cap, disk, run)
+        for run, model, disk, cap, form in product(
+            range(self.runs), self.models, self.disks, self.caps, self.formats
+        ):
+            yield Cell(model, TIERLINE, form, cap, disk, run)
 
     def _peers(self) -> Iterable[Cell]:
         if PEER_CAP not in self.caps:
             return
-        for disk in self.disks:
-            for model in self.models:
-                for engine in (engine for engine in PEERS if engine in self.engines):
-                    yield Cell(model, engine, PEERS[engine], PEER_CAP, disk, 0)
+        for engine, model, disk in product(PEERS, self.models, self.disks):
+            if engine in self.engines:
+                yield Cell(model, engine, PEERS[engine], PEER_CAP, disk, 0)
+
+
+def _distance(cell: Cell) -> tuple[int, int]:
+    steps = MODELS.index(cell.model) + list(DISKS).index(cell.disk) + (cell.cap != PEER_CAP)
+    return cell.run, steps

@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import os
+import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -50,6 +51,7 @@ class Bench:
                 **asdict(cell),
                 "machine": machine_name(),
                 "date": dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds"),
+                "commit": commit(),
                 "load": os.getloadavg()[0],
                 "read_ahead_kb": read_ahead_kb(model),
                 "memory_bytes": memory_bytes,
@@ -76,6 +78,15 @@ def read_ahead_kb(path: Path) -> int:
     """Return how far the kernel reads ahead of a mapping on the disk that holds `path`."""
     queue = Path(f"/sys/dev/block/{disk_of(path)}/queue/read_ahead_kb")
     return int(queue.read_text(encoding="ascii"))
+
+
+def commit() -> str | None:
+    """Return which commit of this repository runs, None outside of one."""
+    done = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.stdout.strip() or None
 
 
 def _document(path: Path) -> Mapping[str, Any] | None:
