@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tierline.calibrate.disk import Disk
 from tierline.calibrate.memory import filled_arena
-from tierline.models.packed_layout import INT8
+from tierline.models.packed_forms import INT8
 from tierline.run.direct_io import DEFAULT_REQUEST_BYTES, DirectFile
 from tierline.run.measure_compute import ComputeBench, EngineFormat
 from tierline.run.staging import READERS
