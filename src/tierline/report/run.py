@@ -1,7 +1,7 @@
 """A finished run as a table and as JSON."""
 
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 from tierline.units import format_bytes, format_rate, format_seconds
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tierline.run.pace import Pace
-    from tierline.run.report import Comparison, RunReport
+    from tierline.run.report import Comparison, RoutedExperts, RunReport
 
-_INNER = ("prediction",)
+_INNER = ("prediction", "experts")
 
 
 def run_json(report: "RunReport") -> dict[str, object]:
@@ -21,6 +21,7 @@ def run_json(report: "RunReport") -> dict[str, object]:
         field.name: getattr(report, field.name) for field in fields(report) if field.name not in _INNER
     }
     document["token_ids"] = list(report.token_ids)
+    document["experts"] = None if report.experts is None else asdict(report.experts)
     document["paced"] = pace_json(report.prediction.pace)
     document["bound"] = report.prediction.bound
     document["planned_compute_s"] = report.prediction.compute_s
@@ -70,6 +71,8 @@ def run_summary(report: "RunReport") -> str:
         f"weights: {format_bytes(held)} pinned, {format_bytes(streamed)} read per token, "
         f"at most {format_bytes(report.weights_resident_peak_bytes)} held at once",
     ]
+    if report.experts is not None:
+        lines.append(experts_line(report.experts))
     if report.time_to_first_token_s is not None:
         first = f"first token after {format_seconds(report.time_to_first_token_s)}"
         if report.stall_s_per_token is not None:
@@ -85,6 +88,19 @@ def run_summary(report: "RunReport") -> str:
     if report.prediction.pace is not None:
         lines.append(pace_line(report.prediction.pace))
     return "\n".join(lines)
+
+
+def experts_line(experts: "RoutedExperts") -> str:
+    """Return a line that says how many experts a token found in memory, and what it read of the others."""
+    visited = experts.hits_per_token + experts.misses_per_token
+    line = (
+        f"experts: {format_bytes(experts.cache_bytes)} for them; a token found "
+        f"{experts.hits_per_token:.1f} of {visited:.1f} there and read "
+        f"{format_bytes(experts.read_bytes_per_token)}"
+    )
+    if experts.wasted_read_bytes_per_token:
+        line += f", and {format_bytes(experts.wasted_read_bytes_per_token)} on wrong guesses"
+    return line
 
 
 def turn_line(report: "RunReport") -> str:

@@ -39,6 +39,7 @@ class RunReport:
     link_busy_fraction: float | None
     stall_fraction: float | None
     closest_choice: tuple[int, float] | None
+    experts: "RoutedExperts | None"
     prediction: Prediction
 
     @property
@@ -64,6 +65,21 @@ class RunReport:
             Comparison("decode rate", "tok/s", None, rate),
             memory,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedExperts:
+    """Experts that a token visited while decoding, on average: in memory, or read and in how many bytes.
+
+    `wasted_read_bytes_per_token` were read ahead on guesses that turned out wrong, beside those of misses.
+    `cache_bytes` is the memory of experts.
+    """
+
+    hits_per_token: float
+    misses_per_token: float
+    read_bytes_per_token: float
+    wasted_read_bytes_per_token: float
+    cache_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +121,7 @@ def make_report(
         tokens_per_pass=steps / passes if passes > 0 else None,
         time_to_first_token_s=answer.arrived_s[0] if answer.arrived_s else None,
         read_bytes_per_token=(last.read_bytes - first.read_bytes) / steps if steps > 0 else None,
-        read_bytes_per_s=_link_rate(weights),
+        read_bytes_per_s=_link_rate(weights, last.read_bytes - first.read_bytes, busy_s),
         stall_s_per_token=stall_s / steps if steps > 0 else None,
         weights_pinned_bytes=weights.plan.placement.pinned_bytes + weights.plan.needs.fixed_bytes,
         weights_streamed_bytes=weights.plan.read_bytes,
@@ -117,10 +133,26 @@ def make_report(
         link_busy_fraction=busy_s / decode_s if decode_s else None,
         stall_fraction=stall_s / decode_s if decode_s else None,
         closest_choice=None if answer.margins is None else answer.margins.least(len(answer.token_ids)),
+        experts=_experts(weights.plan.needs.experts_bytes, first, last, steps),
         prediction=prediction,
     )
 
 
-def _link_rate(weights: Weights) -> float | None:
-    busy_s = weights.staging.busy_s() if weights.staging is not None else 0.0
-    return weights.staging.meter.read_bytes / busy_s if weights.staging is not None and busy_s else None
+def _experts(cache_bytes: int, first: Reading, last: Reading, steps: int) -> RoutedExperts | None:
+    if not (cache_bytes and steps > 0):
+        return None
+    return RoutedExperts(
+        hits_per_token=(last.expert_hits - first.expert_hits) / steps,
+        misses_per_token=(last.expert_misses - first.expert_misses) / steps,
+        read_bytes_per_token=(last.expert_read_bytes - first.expert_read_bytes) / steps,
+        wasted_read_bytes_per_token=(last.wasted_read_bytes - first.wasted_read_bytes) / steps,
+        cache_bytes=cache_bytes,
+    )
+
+
+def _link_rate(weights: Weights, decode_bytes: int, decode_busy_s: float) -> float | None:
+    """Return the rate of the link while it is busy: over the whole run, or while decoding without staging."""
+    if weights.staging is None:
+        return decode_bytes / decode_busy_s if decode_busy_s else None
+    busy_s = weights.staging.busy_s()
+    return weights.staging.meter.read_bytes / busy_s if busy_s else None

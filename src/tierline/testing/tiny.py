@@ -36,6 +36,79 @@ def write_llama(
     return folder
 
 
+# Families with routed experts: their config class, and what it needs beyond TINY_MIXTURE.
+MIXTURES: Mapping[str, tuple[str, Mapping[str, int]]] = {
+    "mixtral": ("MixtralConfig", {"num_local_experts": 5, "num_experts_per_tok": 2}),
+    "qwen3_moe": (
+        "Qwen3MoeConfig",
+        {"head_dim": 12, "num_experts": 7, "num_experts_per_tok": 3, "moe_intermediate_size": 40},
+    ),
+    "gpt_oss": (
+        "GptOssConfig",
+        {"head_dim": 12, "num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 7},
+    ),
+    "qwen2_moe": (
+        "Qwen2MoeConfig",
+        {
+            "num_experts": 7,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 40,
+            "shared_expert_intermediate_size": 56,
+        },
+    ),
+    "olmoe": ("OlmoeConfig", {"num_experts": 7, "num_experts_per_tok": 3}),
+    "granitemoe": ("GraniteMoeConfig", {"num_local_experts": 5, "num_experts_per_tok": 2}),
+    "deepseek_v3": (
+        "DeepseekV3Config",
+        {
+            "n_routed_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 40,
+            "n_group": 2,
+            "topk_group": 1,
+            "first_k_dense_replace": 1,
+            "q_lora_rank": 24,
+            "kv_lora_rank": 16,
+            "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 8,
+            "v_head_dim": 8,
+            "num_key_value_heads": 4,
+        },
+    ),
+}
+TINY_MIXTURE: Mapping[str, int | float] = {
+    "vocab_size": 211,
+    "hidden_size": 48,
+    "intermediate_size": 112,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 210,
+}
+
+
+def write_mixture(folder: Path, family: str, seed: int = 7) -> Path:
+    """Write a random tiny model of a family of MIXTURES in bf16, as its `save_pretrained` does.
+
+    Returns `folder`.
+    """
+    import torch
+    import transformers
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    name, changes = MIXTURES[family]
+    config = getattr(transformers, name)(**{**TINY_MIXTURE, **changes})
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    write_tokenizer(folder, int(TINY_MIXTURE["vocab_size"]))
+    return folder
+
+
 def write_llama_gguf(path: Path, folder: Path, block_type: str) -> Path:
     """Write the Llama in `folder` as GGUF at `path`, its matrices in `block_type` (Q4_1), the rest in F32.
 
