@@ -57,7 +57,7 @@ def _spread(client: Any, question: Question, chunks: Iterable[int], chosen: File
         return found
 
     numbers: dict[str, int] = {}
-    futures = distributed.as_completed(map(send, islice(left, wanted)))
+    futures = distributed.as_completed(list(map(send, islice(left, wanted))), loop=client.loop)
     for future in futures:
         chunk = numbers.pop(future.key)
         try:
