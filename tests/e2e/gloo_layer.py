@@ -1,4 +1,4 @@
-"""A decoder layer cut in two by Tierline's rule, run by two processes that sum over gloo; prints what crossed.
+"""A decoder layer cut in two by Tierline's rule, run by two processes that sum over gloo.
 
 Run in a network of its own, so that the loopback's counters are those of the two processes alone. Prints one
 JSON object: the loopback's bytes and segments during the layer; of each process the payload bytes that its
@@ -59,7 +59,8 @@ def received_bytes() -> int:
 def layer(heads: int, kv_heads: int, inner: int) -> Any:
     """Return transformers' Llama decoder layer of these widths, and its rotary tables."""
     import torch
-    from transformers.models.llama.modeling_llama import LlamaConfig, LlamaDecoderLayer, LlamaRotaryEmbedding
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
     config = LlamaConfig(
         hidden_size=HIDDEN,

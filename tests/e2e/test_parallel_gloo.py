@@ -1,4 +1,4 @@
-"""One tensor-parallel layer on two real processes: the right answer, and exactly the bytes that are planned."""
+"""One tensor-parallel layer on two real processes: the right answer, and exactly the bytes planned."""
 
 import json
 import os
