@@ -38,7 +38,7 @@ def main() -> None:
             print(f"skipped all cells: {reason}", flush=True)
         else:
             _measure(options, results)
-    write_documents(results.rows())
+    write_documents(list(results.best().values()))
 
 
 def _measure(options: argparse.Namespace, results: Results) -> None:
@@ -47,7 +47,7 @@ def _measure(options: argparse.Namespace, results: Results) -> None:
     )
     models = Models(options.folder / "models")
     bench = Bench(models, Environments(options.folder / "engines"), Session())
-    done = results.keys()
+    done = results.done(options.quiet)
     left = [cell for cell in subset.cells() if cell.key(machine_name()) not in done]
     print(f"{len(left)} cells to run, {len(subset.cells()) - len(left)} done before", flush=True)
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else None
@@ -84,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--results", type=Path, default=_RESULTS)
     parser.add_argument("--keep-models", action="store_true", help="leave models in the folder")
     parser.add_argument("--minutes", type=float, help="begin no cell after so long")
+    parser.add_argument("--quiet", type=float, default=1.0, metavar="FRACTION",
+                        help="run cells again of which others took more than this of the processors")  # fmt: skip
     parser.add_argument("--render", action="store_true", help="only write the documents")
     return parser
 

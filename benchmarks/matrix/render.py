@@ -6,7 +6,7 @@ from statistics import median
 
 from matrix.cells import PEER_CAP, TIERLINE
 from matrix.figures import Group, accuracy, grouped
-from matrix.results import Row
+from matrix.results import Row, disturbance
 from matrix.targets import misses
 from tierline.units import format_bytes, format_rate
 
@@ -184,4 +184,4 @@ def _percent(errors: Sequence[float]) -> str:
 
 
 def _others(group: Group) -> str:
-    return f"{max(row['limits']['others_cpu_fraction'] for row in group.rows):.0%}"
+    return f"{max(map(disturbance, group.rows)):.0%}"

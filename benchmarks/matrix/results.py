@@ -32,9 +32,17 @@ class Results:
                 continue
         return rows
 
-    def keys(self) -> set[str]:
-        """Return the keys of the cells that are done."""
-        return {row["key"] for row in self.rows() if "key" in row}
+    def best(self) -> dict[str, Row]:
+        """Return the row of every cell by its key: of several, the one that others disturbed least."""
+        best: dict[str, Row] = {}
+        for row in self.rows():
+            if row["key"] not in best or disturbance(row) <= disturbance(best[row["key"]]):
+                best[row["key"]] = row
+        return best
+
+    def done(self, quiet: float) -> set[str]:
+        """Return the keys of the cells that ran while others took at most `quiet` of the processors."""
+        return {key for key, row in self.best().items() if disturbance(row) <= quiet}
 
     def append(self, row: Row) -> None:
         """Write one row to the disk before returning."""
@@ -44,6 +52,11 @@ class Results:
             file.write(("\n" if broken else "") + json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def disturbance(row: Row) -> float:
+    """Return the part of all processors that other work took while the cell ran."""
+    return float(row["limits"]["others_cpu_fraction"])
 
 
 def machine_name() -> str:
