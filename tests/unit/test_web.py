@@ -2,12 +2,17 @@
 
 import json
 import shlex
+import signal
+import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given
@@ -309,6 +314,30 @@ def test_a_machine_lists_the_numbers_that_can_be_set(client: TestClient) -> None
     assert {"pcie.gen", "pcie.lanes", "host.capacity"} <= set(found)
     assert found["vram.sustained"]["text"] is None
     assert found["vram.peak"]["kind"] == "datasheet"
+
+
+def test_an_address_that_cannot_be_had_is_an_error_with_a_fix(capsys: pytest.CaptureFixture[str]) -> None:
+    taken = socket.create_server(("127.0.0.1", 0))
+    with taken:
+        port = str(taken.getsockname()[1])
+        for arguments, says in ((["--port", port], "another --port"), (["--host", "nowhere"], "an address")):
+            with pytest.raises(SystemExit) as ended:
+                main(["web", *arguments])
+            assert ended.value.code == 2
+            assert says in capsys.readouterr().err
+
+
+def test_the_verb_serves_until_it_is_ended() -> None:
+    command = [sys.executable, "-m", "tierline", "web", "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        address = json.loads(server.stdout.readline())["address"]
+        assert address.startswith("http://127.0.0.1:")
+        assert "Tierline" in httpx.get(address).text
+        server.send_signal(signal.SIGINT)
+        server.wait(10)
+        assert server.stderr is not None
+        assert "Traceback" not in server.stderr.read()
 
 
 WORDS = st.text("abc$`;'\" \\|&<>*", min_size=1, max_size=9)

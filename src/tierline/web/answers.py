@@ -18,7 +18,6 @@ from tierline.plan.build import plan_with, selectors
 from tierline.plan.plan import Plan
 from tierline.plan.sensitivity import DEFAULT_FORMATS
 from tierline.plan.sensitivity import sensitivity as find_sensitivity
-from tierline.report.figures.figure import Figure
 from tierline.report.figures.interactive import plotly_figure
 from tierline.report.figures.memory import memory_map
 from tierline.report.figures.roofline import roofline_chart
@@ -175,21 +174,22 @@ def _plan(question: Json, _content: bytes, uploads: Uploads) -> Answered:
             "notes": [shown(note) for note in document["notes"]],
             "command": plan_command(asked, _written(plan.model, asked.model)),
             "memory": plotly_figure(memory_map(plan)),
-            "roofline": _drawn(lambda: _roofline(plan)),
+            "roofline": _roofline(plan),
         }
     )
 
 
-def _roofline(plan: Plan) -> Figure:
-    return roofline_chart(build_roofline(plan.model, plan.machine, plan.workload, [plan.costing]))
-
-
-def _drawn(make: Callable[[], Figure]) -> Json:
-    """Return a figure, or why there is none."""
+def _roofline(plan: Plan) -> Json:
+    """Return the roofline with what its numbers stand for, or why there is none."""
     try:
-        return plotly_figure(make())
+        built = build_roofline(plan.model, plan.machine, plan.workload, [plan.costing])
+        chart = roofline_chart(built)
     except TierlineError as error:
         return {"message": str(error)}
+    return {
+        **plotly_figure(chart),
+        "key": [shown(entry.text) for entry in chart.key if entry.text[:1].isdigit()],
+    }
 
 
 def _timeline(question: Json, _content: bytes, uploads: Uploads) -> Answered:

@@ -140,7 +140,7 @@ def _series(series: Series, figure: Chart, *, below: bool) -> Json:
         trace["text"] = [_text(tag) for tag in series.tags]
         trace |= {
             "textposition": _tag_place(series, below=below),
-            "textfont": {"color": series.colour, "size": 11},
+            "textfont": {"color": "ink", "size": 11},
         }
     if series.hovers:
         trace |= {"customdata": [_text(h) for h in series.hovers]}

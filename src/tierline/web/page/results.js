@@ -21,7 +21,7 @@ export function show(answers) {
 }
 
 function showSide(side, answer, several) {
-  for (const part of ["verdict", "glance", "commands", "notes", ...FIGURES]) {
+  for (const part of ["verdict", "glance", "commands", "notes", "key", ...FIGURES]) {
     byId(`${part}-${side}`).hidden = !answer;
   }
   const problem = [answer?.problem, answer?.timelineProblem].filter(Boolean);
@@ -39,6 +39,8 @@ function showSide(side, answer, several) {
     tiles(plan.facts.filter((fact) => fact.main)),
     ...(plan.remedies.length ? [element("h3", title), list(plan.remedies)] : []),
   );
+  const key = plan.roofline.key ?? [];
+  byId(`key-${side}`).replaceChildren(...key.map((text) => element("li", text)));
   byId(`notes-${side}`).replaceChildren(...plan.notes.map((note) => element("li", note)));
   const commands = [plan.command, timeline?.command].filter(Boolean);
   byId(`commands-${side}`).replaceChildren(...commands.map((text) => command(text)));
