@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--keep-models", action="store_true", help="leave models in the folder")
     parser.add_argument("--minutes", type=float, help="begin no cell after so long")
     parser.add_argument("--quiet", type=float, default=1.0, metavar="FRACTION",
-                        help="run cells again of which others took more than this of the processors")  # fmt: skip
+                        help="run cells again of which others took more than this")  # fmt: skip
     parser.add_argument("--render", action="store_true", help="only write the documents")
     return parser
 
