@@ -61,20 +61,20 @@ def _filled(config: Mapping[str, object]) -> PretrainedConfig:
     given["dtype"] = "float32"  # a cast on meta would hide which parameter was read
     given.pop("torch_dtype", None)
     try:
-        filled: PretrainedConfig = AutoConfig.for_model(name, **_floats(given))
+        filled: PretrainedConfig = AutoConfig.for_model(name, **written_floats(given))
     except Exception as error:  # whatever third-party code meets in a stranger's config
         raise InputError(f"config of {name}: {_said(error)}") from error
     return filled
 
 
-def _floats(value: Any) -> Any:  # noqa: ANN401
+def written_floats(value: Any) -> Any:  # noqa: ANN401
     """Return `value` with infinities as floats: transformers writes them as {"__float__": "Infinity"}."""
     if isinstance(value, dict):
         written = value.get("__float__")
         if len(value) == 1 and written in ("Infinity", "-Infinity", "NaN"):
             return float(written)
-        return {key: _floats(inner) for key, inner in value.items()}
-    return [_floats(inner) for inner in value] if isinstance(value, list) else value
+        return {key: written_floats(inner) for key, inner in value.items()}
+    return [written_floats(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _model_class(config: PretrainedConfig, architectures: object) -> Any:  # noqa: ANN401

@@ -1,12 +1,13 @@
 """The order in which a decode step calls the modules that hold parameters."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
@@ -60,19 +61,66 @@ def execution_order(model: nn.Module) -> tuple[str, ...]:
     Mamba2's convolution) is left out. Raises InputError if `model` has no config to copy it from or
     cannot run a step on the meta device.
     """
+    with _twin_of(model) as twin, recorded(twin) as calls:
+        _prompt_and_step(twin, calls.clear)
+    return tuple(calls)
+
+
+def read_directly(model: nn.Module) -> frozenset[str]:
+    """Return the names of the modules whose parameters other modules compute with, without calling them.
+
+    Mamba's step reads the weight of its convolution and of `dt_proj`, and some heads that of the embedding.
+    Observed as `execution_order` does, in the prompt's pass too. Raises InputError as that does.
+    """
+    with _twin_of(model) as twin, _DirectReads(twin) as reads:
+        _prompt_and_step(twin, lambda: None)
+    return frozenset(reads.found)
+
+
+@contextmanager
+def _twin_of(model: nn.Module) -> Iterator[PreTrainedModel]:
+    """Give a meta copy of `model` to observe; raise InputError if that is not possible."""
+    name = type(model).__name__
     if not isinstance(model, PreTrainedModel):
-        raise InputError(f"{type(model).__name__} is not a transformers model: its order cannot be observed")
+        raise InputError(f"{name} is not a transformers model: its order cannot be observed")
     with quiet(), installed(), torch.no_grad(), torch.device("meta"):
         twin = meta_copy(model)
         use_seams(twin)
         try:
-            with recorded(twin) as calls:
-                prefill = twin(**_prompt(twin, 2), use_cache=True)
-                cache = getattr(prefill, "past_key_values", None)
-                if cache is not None:
-                    calls.clear()
-                    twin(**_prompt(twin, 1), past_key_values=cache, use_cache=True)
+            yield twin
         except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError) as error:
-            name = type(model).__name__
             raise InputError(f"{name} cannot run a step on the meta device: {error}") from error
-    return tuple(calls)
+
+
+def _prompt_and_step(twin: PreTrainedModel, between: Callable[[], object]) -> None:
+    prefill = twin(**_prompt(twin, 2), use_cache=True)
+    cache = getattr(prefill, "past_key_values", None)
+    if cache is not None:
+        between()
+        twin(**_prompt(twin, 1), past_key_values=cache, use_cache=True)
+
+
+class _DirectReads(TorchFunctionMode):
+    """Notes modules whose parameters are computed with while they themselves are not being called."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self._owners = {id(p): name for name, m in model.named_modules() for p in m.parameters(recurse=False)}
+        self._active: list[str] = []
+        for name, module in model.named_modules():
+            if next(module.parameters(recurse=False), None) is not None:
+                module.register_forward_pre_hook(self._entered(name))
+                module.register_forward_hook(lambda *_: self._active.pop() and None)
+
+    def _entered(self, name: str) -> Any:  # noqa: ANN401 - torch's hook type is as loose
+        return lambda _module, _args: self._active.append(name)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):  # not a question after a shape or a dtype
+            for part in (*args, *(kwargs or {}).values()):
+                owner = self._owners.get(id(part))
+                if owner is not None and owner not in self._active:
+                    self.found.add(owner)
+        return result

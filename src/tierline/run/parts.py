@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from math import prod
 
 from tierline.formats.parse import parse_format
+from tierline.models.config_reader import reads
 from tierline.models.description import Layer, Operation
+from tierline.models.fields import Fields
 from tierline.models.stored import StoredTensor
 from tierline.run.direct_io import open_files
 from tierline.run.needs import Needs, needs_of
@@ -27,6 +29,8 @@ class Parts:
 
 def parts_of(source: Source) -> Parts | None:
     """Return the parts of a dense decoder; None where a description alone does not tell (experts, scans)."""
+    if not reads(Fields(source.config, str(source.path))):  # what the probe saw, engines may hold otherwise
+        return None
     kinds: dict[str, str] = {}
     for component in source.model.components:
         for layer in component.layers:
