@@ -11,6 +11,7 @@ from tierline.plan.guesses import Guesses, free_rows
 from tierline.plan.plan import PhasePlan, Plan, Residency
 from tierline.plan.remedies import remedies
 from tierline.plan.sensitivity import Kept
+from tierline.report.quality import quality_json
 from tierline.report.schema_parallel import parallel_json
 
 Json = dict[str, Any]
@@ -40,6 +41,7 @@ def plan_json(plan: Plan) -> Json:
             for t in plan.tiers
         ],
         "residency": _residency_json(plan.residency),
+        "quality": quality_json(plan.costing.precision),
         "phases": [phase_json(phase) for phase in plan.phases],
         "time_to_first_token_s": plan.time_to_first_token_s,
         "actions_per_s": plan.actions_per_s,

@@ -10,6 +10,7 @@ from tierline.plan.guesses import Guesses, free_rows
 from tierline.plan.plan import PhasePlan, Plan, TierUse
 from tierline.plan.remedies import remedies
 from tierline.plan.sensitivity import Kept
+from tierline.report.quality import quality_line
 from tierline.report.rows import Rows, footprint_rows, guesses_line, phase_rows, sensitivity_rows, used_tiers
 from tierline.report.schema import weights_name
 from tierline.units import format_bytes, format_seconds
@@ -56,6 +57,8 @@ def _parts(plan: Plan) -> Iterator[RenderableType]:
     yield Text(shown(asked(plan)), style="dim")
     yield Text()
     yield _filled(footprint_rows(plan))
+    if (line := quality_line(plan.costing.precision)) is not None:
+        yield Text(line, style="dim")
     yield tier_table(plan.tiers)
     if plan.parallel is not None:
         from tierline.report.tables_parallel import parallel_parts
