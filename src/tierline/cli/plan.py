@@ -94,6 +94,9 @@ def _guesses(
 
 def _plan_training(asked: Scenario, how: Training, *, as_json: bool) -> None:
     """Plan a training step and print it."""
+    if asked.costing.split is not None:
+        _plan_training_parallel(asked, how, as_json=as_json)
+        return
     from tierline.plan.training import plan_training
 
     planned = plan_training(asked.model, asked.machine, asked.workload, asked.costing, how)
@@ -105,6 +108,21 @@ def _plan_training(asked: Scenario, how: Training, *, as_json: bool) -> None:
     from tierline.report.tables_training import print_training
 
     print_training(planned)
+
+
+def _plan_training_parallel(asked: Scenario, how: Training, *, as_json: bool) -> None:
+    """Plan a training step over several devices and print it."""
+    from tierline.plan.training_parallel import plan_training_parallel
+
+    planned = plan_training_parallel(asked.model, asked.machine, asked.workload, asked.costing, how)
+    if as_json:
+        from tierline.report.schema_parallel import training_parallel_json
+
+        typer.echo(json.dumps(training_parallel_json(planned), indent=2))
+        return
+    from tierline.report.tables_parallel import print_training_parallel
+
+    print_training_parallel(planned)
 
 
 def plan(

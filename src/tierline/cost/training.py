@@ -14,6 +14,7 @@ Checkpointing = Literal["none", "selective", "full"]
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 CHECKPOINTINGS: tuple[Checkpointing, ...] = get_args(Checkpointing)
 _LONGEST_RANK = 5  # digits
+_WIDE_GRADIENTS = ":gradients=fp32"
 
 # Bytes of optimizer state per trained parameter, without a master copy. AdamW keeps two fp32 moments
 # (Rajbhandari et al., ZeRO, arXiv 1910.02054, section 3.1); its 8-bit form one byte each and an fp32 scale
@@ -24,15 +25,21 @@ _BLOCK = 2048
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How a model is trained: `rank` is that of LoRA's adapters, None where every parameter is trained."""
+    """How a model is trained: `rank` is that of LoRA's adapters, None where every parameter is trained.
+
+    `gradient_bytes` are per trained parameter: 2, or 4 where gradients are summed in fp32 (Megatron-LM).
+    """
 
     optimizer: Optimizer
     rank: int | None = None
     checkpointing: Checkpointing = "none"
+    gradient_bytes: int = 2
 
     @classmethod
     def of(cls, text: str, checkpointing: str = "none") -> "Training":
         """Return what `text` names: an optimizer, or `lora:rank=R` (adapters trained with AdamW).
+
+        An optimizer with `:gradients=fp32` keeps gradients in fp32.
 
         Raises InputError for anything else, and for a checkpointing that is not one of CHECKPOINTINGS.
         """
@@ -42,6 +49,8 @@ class Training:
         for optimizer in OPTIMIZERS:
             if text == optimizer:
                 return cls(optimizer, None, kept)
+            if text == f"{optimizer}{_WIDE_GRADIENTS}":
+                return cls(optimizer, None, kept, 4)
         rank = text.removeprefix("lora:rank=")
         if rank != text and rank.isascii() and rank.isdigit():
             value = int(rank[:_LONGEST_RANK])
@@ -53,7 +62,9 @@ class Training:
     @property
     def name(self) -> str:
         """The text that names it."""
-        return self.optimizer if self.rank is None else f"lora:rank={self.rank}"
+        if self.rank is not None:
+            return f"lora:rank={self.rank}"
+        return self.optimizer + (_WIDE_GRADIENTS if self.gradient_bytes > 2 else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +160,24 @@ def kept_bytes(
 
 
 def layer_activation_bytes(
-    tokens: int, batch: int, hidden: int, heads: int, checkpointing: Checkpointing
+    tokens: int,
+    batch: int,
+    hidden: int,
+    heads: int,
+    checkpointing: Checkpointing,
+    *,
+    tensor: int = 1,
+    sequence: bool = False,
 ) -> int:
     """Return what one layer of a GPT keeps for its backward pass, in 2-byte floats, dropout included.
 
-    `sbh (34 + 5as/h)`; selective recomputation drops the second term, full keeps the input, `2sbh`
-    (Korthikanti et al., arXiv 2205.05198, equations 1 and 6 and table 2, without parallelism).
+    `sbh (10 + 24/t + 5as/(ht))` on each of `tensor` devices; with `sequence` parallelism the 10 are divided
+    by t too. Selective recomputation drops the term of the scores, full keeps the input, `2sbh` (Korthikanti
+    et al., arXiv 2205.05198, table 2).
     """
     rows = tokens * batch * hidden
-    kept = {"none": 34 * rows, "selective": 34 * rows, "full": 2 * rows}[checkpointing]
-    return kept + (5 * heads * tokens * tokens * batch if checkpointing == "none" else 0)
+    if checkpointing == "full":
+        return 2 * rows
+    common = 10 * rows // (tensor if sequence else 1)
+    scores = 5 * heads * tokens * tokens * batch // tensor if checkpointing == "none" else 0
+    return common + 24 * rows // tensor + scores

@@ -8,6 +8,7 @@ from tierline.cost.bubble import pipeline_s, round_s
 from tierline.cost.costing import Costing
 from tierline.cost.footprint import Footprint
 from tierline.cost.roofline import Load, attainable
+from tierline.cost.split import Split
 from tierline.errors import InputError
 from tierline.machines.devices import several
 from tierline.machines.machine import Machine, RateKind
@@ -35,13 +36,9 @@ def plan_parallel(
     """
     split = costing.split
     assert split is not None  # noqa: S101 - plan_with comes here for splits alone
-    devices = several(machine)
-    _check(model, machine, workload, costing)
-    used = devices[: split.devices]
-    per_stage = split.devices // split.pp
-    free = [float(allowed_bytes(used[s * per_stage].machine.fast)) for s in range(split.pp)]
-    shares = {"even": None, "memory": free}[split.layers] if isinstance(split.layers, str) else split.layers
-    stage_of = assign_stages(model, split.pp, shares)
+    several(machine)
+    check_split(model, machine, workload, split)
+    stage_of, layers = stages_of(model, machine, split)
     divided = Divided(model, machine, workload, replace(costing, split=None), options, split, stage_of)
     made = [
         device_plan(divided, Ranks(tp, pp, ep, dp), index)
@@ -50,10 +47,9 @@ def plan_parallel(
         )
     ]
     whole = _Whole(divided, made)
-    names = repeating_layers(model)
     parallel = Parallel(
         split,
-        tuple(sum(stage_of[n] == s for n in names) for s in range(split.pp)),
+        layers,
         divided.micro.batch,
         tuple(made),
         tuple(whole.staged(phase) for phase in whole.phases),
@@ -61,9 +57,22 @@ def plan_parallel(
     return _plan(whole, parallel, costing)
 
 
-def _check(model: Model, machine: Machine, workload: Workload, costing: Costing) -> None:
-    split = costing.split
-    assert split is not None  # noqa: S101
+def stages_of(model: Model, machine: Machine, split: Split) -> tuple[dict[str, int], tuple[int, ...]]:
+    """Return the stage of every layer, and how many of the layers that repeat each stage has.
+
+    Raises InputError where there are too few.
+    """
+    per_stage = split.devices // split.pp
+    used = [machine.devices[stage * per_stage].machine for stage in range(split.pp)]
+    free = [float(allowed_bytes(one.fast)) for one in used]
+    shares = {"even": None, "memory": free}[split.layers] if isinstance(split.layers, str) else split.layers
+    found = assign_stages(model, split.pp, shares)
+    names = repeating_layers(model)
+    return found, tuple(sum(found[name] == stage for name in names) for stage in range(split.pp))
+
+
+def check_split(model: Model, machine: Machine, workload: Workload, split: Split) -> None:
+    """Raise InputError for a split that the machine, the model or the batch does not allow."""
     if split.devices > len(machine.devices):
         raise InputError(
             f"--parallel {split}: takes {split.devices} devices, {machine.name} has {len(machine.devices)}"

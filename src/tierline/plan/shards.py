@@ -56,7 +56,7 @@ def device_plan(divided: Divided, ranks: Ranks, index: int) -> DevicePlan:
         divided.known[key] = _planned(divided, ranks, place, device.machine)
     part, plan, imbalance = divided.known[key]
     reach = Reach(
-        {group: joining(divided.machine, others) for group, others in _groups(split, index).items()},
+        {group: joining(divided.machine, others) for group, others in groups_of(split, index).items()},
         {"tp": split.tp, "ep": split.ep, "pp": split.pp, "dp": split.dp},
     )
     uses = tuple(_uses(divided, part, plan, reach, ranks))
@@ -81,7 +81,7 @@ def _alike(model: Model, place: Place) -> tuple[object, object]:
     return tensor, (place.expert.index, place.expert.of)
 
 
-def _groups(split: Split, index: int) -> dict[Group, tuple[int, ...]]:
+def groups_of(split: Split, index: int) -> dict[Group, tuple[int, ...]]:
     """Return the devices of each group that the one at `index` is in; of stages, itself and the next."""
     found: dict[Group, tuple[int, ...]] = {}
     stride = 1
@@ -104,7 +104,7 @@ def _planned(
 
     part = shard(divided.model, divided.stage_of, ranks.pp, place)
     options, micro, copies = divided.options, divided.micro, divided.split.micro_batches
-    own = _own_part(machine, divided.split)
+    own = own_part(machine, divided.split)
 
     def planned(beside_bytes: int) -> Plan:
         return plan_with(
@@ -128,7 +128,7 @@ def _planned(
     return part, plan, dict(_imbalances(divided, part, plan))
 
 
-def _own_part(machine: Machine, split: Split) -> Machine:
+def own_part(machine: Machine, split: Split) -> Machine:
     """Return a device's machine with its part of the host that it shares with the others.
 
     Links inside the host are shared by the devices of a stage, which stream at the same time, and memory

@@ -62,6 +62,13 @@ class TrainingPlan:
         return self.footprint.total_bytes + self.activation_bytes + self.runtime_bytes
 
     @property
+    def update_bytes(self) -> int:
+        """What the update moves: it reads and writes states, gradients and copies, and writes the weights."""
+        held = self.footprint
+        updated = 2 * (held.optimizer_bytes + held.master_bytes + held.gradient_bytes)
+        return updated + (held.weights_bytes if self.training.rank is None else 2 * self.trained_parameters)
+
+    @property
     def allowed_bytes(self) -> int:
         """What may be used of the fast tier."""
         return allowed_bytes(self.machine.fast)
@@ -223,11 +230,11 @@ def _held(
     tensors = [placed for placed in model.tensors() if not placed.tensor.alias_of]
     wide = sum(p.tensor.elements for p in tensors if _trained_format(p, costing) == "fp32")
     trained = sum(p.tensor.elements for p in tensors)
-    held = training_footprint(weights.tied_bytes, trained, training.optimizer)
+    narrow = training.gradient_bytes
+    held = training_footprint(weights.tied_bytes, trained, training.optimizer, gradient_bytes=narrow)
     # Parameters in fp32 are their own copy, and their gradients are fp32 too.
-    return replace(
-        held, master_bytes=held.master_bytes - 4 * wide, gradient_bytes=held.gradient_bytes + 2 * wide
-    ), trained
+    gradients = held.gradient_bytes + (4 - narrow) * wide
+    return replace(held, master_bytes=held.master_bytes - 4 * wide, gradient_bytes=gradients), trained
 
 
 def _trained_format(placed: PlacedTensor, costing: Costing) -> str:
@@ -275,10 +282,8 @@ def _timed(plan: TrainingPlan) -> PhasePlan:
 
     The update reads gradients, states and copies, and writes states, copies and what is trained.
     """
-    machine, held, phase = plan.machine, plan.footprint, plan.phase
-    updated = 2 * (held.optimizer_bytes + held.master_bytes + held.gradient_bytes)
-    written = held.weights_bytes if plan.training.rank is None else 2 * plan.trained_parameters
-    traffic = phase.weight_read_bytes + phase.activation_traffic_bytes + updated + written
+    machine, phase = plan.machine, plan.phase
+    traffic = phase.weight_read_bytes + phase.activation_traffic_bytes + plan.update_bytes
     rate, _ = compute_rate(machine, plan.costing.precision.activations.name)
     compute_s = seconds(plan.flop.total, rate) if plan.fits else None
     port = machine.fast.rate

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from tierline.plan.devices import DevicePlan, Parallel, Use
+from tierline.cost.split import Split
+from tierline.plan.devices import DevicePlan, Parallel, Ranks, Use
+from tierline.plan.training_parallel import ParallelTraining
 
 Json = dict[str, Any]
 
@@ -12,11 +14,7 @@ def parallel_json(parallel: Parallel) -> Json:
     split = parallel.split
     return {
         "parallel": {
-            "tp": split.tp,
-            "pp": split.pp,
-            "ep": split.ep,
-            "dp": split.dp,
-            "micro_batches": split.micro_batches,
+            **_degrees(split),
             "micro_batch": parallel.micro_batch,
             "layers": list(parallel.layers),
             "phases": [
@@ -33,11 +31,63 @@ def parallel_json(parallel: Parallel) -> Json:
     }
 
 
+def training_parallel_json(plan: ParallelTraining) -> Json:
+    """Return a training step over several devices."""
+    split = plan.split
+    return {
+        "model": plan.model.name,
+        "machine": plan.machine.name,
+        "training": {"method": plan.training.name, "checkpointing": plan.training.checkpointing},
+        "parallel": {**_degrees(split), "zero": split.zero, "layers": list(plan.layers)},
+        "workload": {"batch": plan.workload.batch, "prompt_tokens": plan.workload.prompt_tokens},
+        "fits": plan.fits,
+        "time_s": plan.time_s,
+        "tokens_per_s": plan.tokens_per_s,
+        "bubble_fraction": plan.bubble_fraction,
+        "devices": [
+            {
+                "name": d.name,
+                "ranks": _ranks(d.ranks),
+                "fits": d.fits,
+                "weights_bytes": d.held.weights_bytes,
+                "master_bytes": d.held.master_bytes,
+                "gradient_bytes": d.held.gradient_bytes,
+                "optimizer_bytes": d.held.optimizer_bytes,
+                "activation_bytes": d.activation_bytes,
+                "micro_batches_in_flight": d.in_flight,
+                "runtime_bytes": d.step.runtime_bytes,
+                "total_bytes": d.total_bytes,
+                "allowed_bytes": d.step.allowed_bytes,
+                "micro_batch_s": d.micro_s,
+                "exchange_s": d.exchange_s,
+                "reduce_s": d.reduce_s,
+                "update_s": d.update_s,
+            }
+            for d in plan.devices
+        ],
+        "notes": list(plan.notes),
+    }
+
+
+def _degrees(split: Split) -> Json:
+    return {
+        "tp": split.tp,
+        "pp": split.pp,
+        "ep": split.ep,
+        "dp": split.dp,
+        "micro_batches": split.micro_batches,
+    }
+
+
+def _ranks(ranks: Ranks) -> Json:
+    return {"tp": ranks.tp, "pp": ranks.pp, "ep": ranks.ep, "dp": ranks.dp}
+
+
 def _device(device: DevicePlan) -> Json:
     footprint, fast = device.plan.footprint, device.plan.tiers[0]
     return {
         "name": device.name,
-        "ranks": {"tp": device.ranks.tp, "pp": device.ranks.pp, "ep": device.ranks.ep, "dp": device.ranks.dp},
+        "ranks": _ranks(device.ranks),
         "fits": device.plan.fits,
         "strategy": device.plan.strategy,
         "weights_bytes": footprint.weights_bytes,

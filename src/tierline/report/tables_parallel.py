@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from tierline.plan.devices import DevicePlan, Parallel, Use
-from tierline.report.tables import add_row, open_table, shown
+from tierline.plan.training_parallel import ParallelTraining
+from tierline.report.tables import add_row, console_of, open_table, shown
 from tierline.units import format_bytes, format_seconds
 
 _MOST_DEVICES = 16
@@ -21,6 +22,30 @@ def parallel_parts(parallel: Parallel) -> Iterator[RenderableType]:
         yield _exchanges(busiest)
     if parallel.split.pp > 1:
         yield from _stages(parallel)
+
+
+def print_training_parallel(plan: ParallelTraining, console: Console | None = None) -> None:
+    """Print a training step over several devices: verdict, what each holds, the time of the step."""
+    out = console_of(console)
+    verdict = "fits" if plan.fits else "does not fit"
+    where = f"training {plan.model.name} on {plan.machine.name}"
+    out.print(Text(shown(f"{where}: {verdict}, {plan.split}"), style="bold"))
+    work = plan.workload
+    how = f"{plan.training.name}, {plan.training.checkpointing} checkpointing"
+    out.print(Text(f"{how}; batch {work.batch}, {work.prompt_tokens:,} tokens each", style="dim"))
+    table = open_table("device", "weights", "copy", "gradients", "states", "activations", "total", "allowed")
+    for device in plan.devices[:_MOST_DEVICES]:
+        held = device.held
+        sizes = (held.weights_bytes, held.master_bytes, held.gradient_bytes, held.optimizer_bytes)
+        more = (device.activation_bytes, device.total_bytes, device.step.allowed_bytes)
+        add_row(table, device.name, *(format_bytes(n) for n in (*sizes, *more)))
+    out.print(table)
+    out.print(Text(f"stages of {', '.join(map(str, plan.layers))} layers"))
+    if plan.time_s is not None and plan.tokens_per_s is not None:
+        idle = "" if plan.bubble_fraction is None else f"; devices wait {plan.bubble_fraction:.0%} for stages"
+        out.print(Text(f"a step takes {format_seconds(plan.time_s)}, {plan.tokens_per_s:,.0f} tok/s{idle}"))
+    for note in plan.notes:
+        out.print(Text(f"note: {shown(note)}", style="dim"))
 
 
 def _devices(devices: Sequence[DevicePlan]) -> Table:
