@@ -47,18 +47,21 @@ def plan(
     context: int | None = None,
     images: int | None = None,
     steps: int | None = None,
+    parallel: str | None = None,
 ) -> "Plan":
     """Return where every byte of `model` lives on `machine`, what crosses each link, how fast it is at best.
 
     Formats are those of the command line (`weights` None: as stored); `keep` holds other formats for classes
     or components, as in `{"norms": "bf16"}`. Of `prompt_tokens`, `new` and `context`, their sum, two are
-    enough. `images` and `steps` are the model's own where not given. Raises InputError for what is unknown or
-    inconsistent.
+    enough. `images` and `steps` are the model's own where not given. `parallel` splits the model over the
+    machine's devices, as in "tp=4,pp=2" or "auto". Raises InputError for what is unknown or inconsistent.
     """
+    from tierline.cost.costing import Costing
+    from tierline.cost.split import Split
     from tierline.formats.precision import Precision
     from tierline.models.defaults import with_defaults
     from tierline.models.workload import Workload
-    from tierline.plan.build import build_plan
+    from tierline.plan.build import plan_with
 
     kept = [f"{name}={fmt}" for name, fmt in (keep or {}).items()]
     precision = Precision.of(weights=weights, kv=kv, activations=activations, keep=kept)
@@ -66,7 +69,8 @@ def plan(
     asked = Workload.of(batch=batch, prompt_tokens=prompt_tokens, new=new, context=context, **counts)
     described = _opened_model(model)
     workload = with_defaults(asked, described, images=images, steps=steps, source_tokens=None)
-    return build_plan(described, _opened_machine(machine), workload, precision)
+    costing = Costing(precision, split=None if parallel is None else Split.parse(parallel))
+    return plan_with(described, _opened_machine(machine), workload, costing)
 
 
 def simulate(plan: "Plan", **options: Any) -> "SimResult":  # noqa: ANN401 - the fields of sim.options.Options

@@ -26,7 +26,8 @@ GPT = {
 }  # fmt: skip
 LLAMA = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 4096,
-    "num_hidden_layers": 16, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000,
+    "num_hidden_layers": 16, "intermediate_size": 11008, "num_attention_heads": 32,
+    "num_key_value_heads": 32, "vocab_size": 32000,
     "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": False,
 }  # fmt: skip
 
@@ -76,7 +77,7 @@ def test_a_gpt_of_65_billion_over_32_devices_is_what_megatron_reports(tmp_path: 
 
 
 def test_a_llama_over_four_stages_and_two_replicas_is_what_was_measured(tmp_path: Path) -> None:
-    """Infinigence, best practice for RTX 4090, 2025-08-01: Llama 2 of 16 layers, pp=4, 8 cards, states divided.
+    """Infinigence, best practice for RTX 4090, 2025-08-01: Llama 2 of 16 layers, pp=4, dp=2, states divided.
 
     Megatron-LM's theory: 0.9406 B parameters in the most loaded shard, 0.8096 in the others, 10764.77 MB.
     Measured after one iteration ("allocated", MB are MiB): rank 0 10770.38, 2 and 4 9334.38, 6 10850.68.

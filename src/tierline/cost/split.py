@@ -33,14 +33,15 @@ class Split:
 
     @classmethod
     def parse(cls, text: str) -> "Split":
-        """Return what `text` means: `auto`, or `KEY=VALUE` joined by commas. Raises InputError otherwise.
+        """Return what `text` means: `auto`, or `KEY=VALUE` joined by commas or, within a list of splits, by x.
 
         Keys are tp, pp, ep, dp, micro (micro-batches), layers (`even`, `memory` or `3:2`) and zero (0 or 1).
+        Raises InputError for anything else.
         """
         if text == AUTO:
             return cls(auto=True)
         split, seen = cls(), set[str]()
-        for item in text[:_MOST_TEXT].split(","):
+        for item in text[:_MOST_TEXT].replace("x", ",").split(","):
             key, equals, value = (part.strip() for part in item.partition("="))
             if not equals or key in seen:
                 raise _wrong(text, f"{item[:40]!r} is " + ("there twice" if equals else "no KEY=VALUE"))

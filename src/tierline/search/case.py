@@ -122,8 +122,9 @@ class Case:
 
     @property
     def in_arrays(self) -> bool:
-        """Whether its rows can be costed as arrays; an arena's fragmentation has no formula."""
-        return not self.simulated and not self.asked.costing.buffers.arena
+        """Whether its rows can be costed as arrays; an arena's fragmentation has no formula, nor has a split."""
+        costing = self.asked.costing
+        return not self.simulated and not costing.buffers.arena and costing.split is None
 
     def plan(self, workload: Workload) -> Plan:
         """Return the plan of one workload."""
