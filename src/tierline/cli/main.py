@@ -24,6 +24,7 @@ VERBS = {
     "report": "A plan as one HTML file: verdict, figures, tables, derivation, sources.",
     "audit": "Check published figures: derive each one, say what holds, what is wrong and why.",
     "sweep": "Cost every combination of any options: lists and ranges, to CSV or Parquet.",
+    "find": "The inverse: what rate, memory, format, context or machine meets a goal, to the byte.",
     "calibrate": "Measure this computer: disk, memory and kernels, alone and together; for --on this.",
     "web": "Serve a page to explore with: verdict, memory map, roofline and timeline follow the controls.",
     "models": "List the models that Tierline knows by name, or show one.",

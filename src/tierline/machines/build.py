@@ -20,6 +20,7 @@ def build(draft: Draft) -> Machine:
         links=tuple(_link(draft, name) for name in draft.links),
         compute=tuple(_compute(draft, name) for name in draft.compute),
         runtime_bytes=draft.numbers.get("runtime"),
+        price=draft.numbers.get("price"),
         shared_memory=draft.shared_memory,
         notes=draft.notes,
         calibration=draft.calibration,

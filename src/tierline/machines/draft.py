@@ -29,8 +29,8 @@ _LINK_FIELDS = ("peak", "sustained", "latency", "energy", "count")
 _COMPUTE_FIELDS = ("count", "clock", "energy")
 _FORMAT_FIELDS = ("peak", "sustained", "ops_per_cycle")
 _KNOWN = (
-    *("title", "host", "shared_memory", "notes", "runtime", "tiers", "links", "compute", "calibration"),
-    *("devices", "interconnects"),
+    *("title", "host", "shared_memory", "notes", "price", "runtime", "tiers", "links", "compute"),
+    *("calibration", "devices", "interconnects"),
 )
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _MOST_PARTS = 64
@@ -96,7 +96,7 @@ class Draft:
         operations = [
             f"{name}.{fmt}.{f}" for name in self.compute for fmt in COMPUTE_FORMATS for f in _FORMAT_FIELDS
         ]
-        return (*parts, *operations, "runtime")
+        return (*parts, *operations, "runtime", "price")
 
     def listed_paths(self) -> tuple[str, ...]:
         """Return the paths that are worth listing: all but those of formats that no rate is known for."""
@@ -123,8 +123,9 @@ def read_draft(
     routes = {link: reader.route(link, entry) for link, entry in links.items()}
     for unit, entry in compute.items():
         reader.compute(unit, entry)
-    if "runtime" in table:
-        reader.number("runtime", table["runtime"], PARSERS["runtime"])
+    for key in ("runtime", "price"):
+        if key in table:
+            reader.number(key, table[key], PARSERS[key])
     shared = table.get("shared_memory", False)
     if not isinstance(shared, bool):
         raise InputError(f"{where}: shared_memory is {shown(shared)}; write true or false")

@@ -110,8 +110,9 @@ class Machine:
     """A machine: the first tier is the fast one that compute reads; `links` bring data to it from the others.
 
     `runtime_bytes` is memory that the runtime takes for itself in the fast tier (a CUDA context), None where
-    unknown and irrelevant. `shared_memory` is True where links and compute share one memory's bandwidth.
-    `calibration` is what `tierline calibrate` measured beyond these numbers. Where there are several
+    unknown and irrelevant. `price` is in the money that all machines of a comparison are priced in.
+    `shared_memory` is True where links and compute share one memory's bandwidth. `calibration` is what
+    `tierline calibrate` measured beyond these numbers. Where there are several
     `devices`, joined by `interconnects`, tiers, links and compute are those of the first and its host.
     """
 
@@ -121,6 +122,7 @@ class Machine:
     links: tuple[Link, ...]
     compute: tuple[Compute, ...] = ()
     runtime_bytes: Sourced | None = None
+    price: Sourced | None = None
     shared_memory: bool = False
     notes: tuple[str, ...] = ()
     calibration: Calibration | None = None

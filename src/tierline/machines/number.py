@@ -40,6 +40,7 @@ PARSERS: dict[str, Parser] = {
     "capacity": parse_bytes,
     "free": parse_bytes,
     "runtime": parse_bytes,
+    "price": parse_factor,
     "peak": parse_rate,
     "sustained": parse_rate,
     "latency": parse_seconds,

@@ -122,7 +122,7 @@ class Case:
 
     @property
     def in_arrays(self) -> bool:
-        """Whether its rows can be costed as arrays; an arena's fragmentation has no formula, nor has a split."""
+        """Whether its rows can be costed as arrays: not with an arena's fragmentation, nor a split."""
         costing = self.asked.costing
         return not self.simulated and not costing.buffers.arena and costing.split is None
 

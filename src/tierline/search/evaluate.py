@@ -96,28 +96,7 @@ class Evaluator:
             sheet.put("reason", rows, case)
             return
         counts = {axis.option: _values(axis, indices[axis.column][rows]) for axis in self.space.counts}
-        valid = is_valid(counts, len(rows))
-        for i in np.flatnonzero(~valid):
-            sheet.put("reason", rows[[i]], _why_not({n: _at(v, i) for n, v in counts.items()}))
-        members = np.flatnonzero(valid)
-        if len(members):
-            counts = {n: v[members] if isinstance(v, np.ndarray) else v for n, v in counts.items()}
-            self._put_valid(case, counts, rows[members], sheet)
-
-    def _put_valid(self, case: Case, counts: Mapping[str, Amount], rows: Array, sheet: Sheet) -> None:
-        try:
-            if case.in_arrays:
-                put_points(case, workload_of(case.model, counts), rows, sheet)
-                return
-        except TierlineError as error:
-            sheet.put("reason", rows, str(error))
-            return
-        for i, row in enumerate(rows):
-            one = {n: _at(v, i) for n, v in counts.items()}
-            try:
-                put_row(case, workload_of(case.model, one), int(row), sheet)
-            except TierlineError as error:
-                sheet.put("reason", np.array([row]), str(error))
+        _put_counts(case, counts, rows, sheet)
 
     def _case(self, chosen: tuple[int, ...]) -> Case | str:
         """Return the case of these values, or why there is none; the last used are kept."""
@@ -135,6 +114,40 @@ class Evaluator:
                 self._cases.popitem(last=False)
         self._cases.move_to_end(chosen)
         return self._cases[chosen]
+
+
+def table_of(case: Case, counts: Mapping[str, Amount], rows: int) -> dict[str, Column]:
+    """Return the rows of one case for arrays of counts, or scalars: the columns of its plan."""
+    phases: dict[str, Kind] = {f"{phase.name}_s": "float" for phase in case.model.phases}
+    sheet = Sheet({**PLANNED, **phases, "reason": "text"}, rows)
+    _put_counts(case, counts, np.arange(rows), sheet)
+    return sheet.table()
+
+
+def _put_counts(case: Case, counts: Mapping[str, Amount], rows: Array, sheet: Sheet) -> None:
+    valid = is_valid(counts, len(rows))
+    for i in np.flatnonzero(~valid):
+        sheet.put("reason", rows[[i]], _why_not({n: _at(v, i) for n, v in counts.items()}))
+    members = np.flatnonzero(valid)
+    if len(members):
+        counts = {n: v[members] if isinstance(v, np.ndarray) else v for n, v in counts.items()}
+        _put_valid(case, counts, rows[members], sheet)
+
+
+def _put_valid(case: Case, counts: Mapping[str, Amount], rows: Array, sheet: Sheet) -> None:
+    try:
+        if case.in_arrays:
+            put_points(case, workload_of(case.model, counts), rows, sheet)
+            return
+    except TierlineError as error:
+        sheet.put("reason", rows, str(error))
+        return
+    for i, row in enumerate(rows):
+        one = {n: _at(v, i) for n, v in counts.items()}
+        try:
+            put_row(case, workload_of(case.model, one), int(row), sheet)
+        except TierlineError as error:
+            sheet.put("reason", np.array([row]), str(error))
 
 
 def _values(axis: Axis, index: Array) -> Amount:
