@@ -70,12 +70,8 @@ def plan_with(
     what they exchange. Raises InputError for a `keep` selector that the model has not.
     """
     if costing.split is not None:
-        from tierline.plan.best_split import best_parallel  # it builds plans of single devices with this
-        from tierline.plan.parallel import plan_parallel
-
         options = Options(resident_bytes, program_bytes, prefetch_depth, unit_bytes)
-        chosen = best_parallel if costing.split.auto else plan_parallel
-        return chosen(model, machine, workload, costing, options)
+        return _plan_split(model, machine, workload, costing, options)
     precision = costing.precision
     if costing.all_logits:
         model = with_all_logits(model)
@@ -109,6 +105,17 @@ def plan_with(
         phases=phases,
         notes=tuple(_notes(model, machine, workload, phases, rate_note)),
     )
+
+
+def _plan_split(
+    model: Model, machine: Machine, workload: Workload, costing: Costing, options: Options
+) -> Plan:
+    """Return the plan over several devices, of the split that is asked for or of the best one."""
+    from tierline.plan.best_split import best_parallel  # which plans single devices with this module
+    from tierline.plan.parallel import plan_parallel
+
+    best = costing.split is not None and costing.split.auto
+    return (best_parallel if best else plan_parallel)(model, machine, workload, costing, options)
 
 
 def selectors(model: Model) -> frozenset[str]:
