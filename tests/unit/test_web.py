@@ -308,6 +308,31 @@ def test_what_takes_too_long_is_ended_and_the_next_is_answered(tmp_path: Path) -
         pool.close()
 
 
+def test_a_worker_that_ends_is_replaced(tmp_path: Path) -> None:
+    pool = Pool(tmp_path, workers=1)
+    try:
+        mistaken = pool.ask({"ask": "model"}, 20)  # a mistake of ours, which no request can make
+        assert (mistaken.status, b"terminal" in mistaken.body) == (500, True)
+        for worker in pool._workers:
+            assert worker._process is not None
+            worker._process.kill()
+        assert pool.ask({"ask": "model", "name": "gpt2"}, 20).status == 503
+        assert pool.ask({"ask": "model", "name": "gpt2"}, 20).status == 200
+    finally:
+        pool.close()
+
+
+@pytest.mark.slow
+def test_a_dropped_architecture_that_only_transformers_knows_is_described(client: TestClient) -> None:
+    config = {"model_type": "bert", "architectures": ["BertForMaskedLM"], "hidden_size": 48,
+              "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 97}  # fmt: skip
+    content = json.dumps(config).encode()
+    found = _sent(client, "config.json", content, len(content))
+    assert found.status_code == 200, found.text
+    answer = client.post("/api/plan", json={"model": found.json()["model"], "machine": "nexys-video"}).json()
+    assert answer["fits"]
+
+
 def test_a_machine_lists_the_numbers_that_can_be_set(client: TestClient) -> None:
     found = {n["path"]: n for n in client.get("/api/machine?name=rtx-4090").json()["numbers"]}
     assert found["vram.capacity"]["text"] == "24.0 GiB"

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from tierline.web.guard import LOOPBACK, App, Guard
 from tierline.web.live import add_runs
-from tierline.web.pool import Answer, Pool
+from tierline.web.pool import Answer, Pools
 from tierline.web.setting import Setting
 from tierline.web.static import add_static
 from tierline.web.uploads import MOST_FILE_BYTES, MOST_NAME, MOST_UPLOAD_BYTES
@@ -49,7 +49,7 @@ def create_app(hosts: Collection[str] = LOOPBACK) -> App:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with tempfile.TemporaryDirectory(prefix="tierline-web-") as folder:
-            app.state.pool = pool = Pool(Path(folder))
+            app.state.pool = pool = Pools(Path(folder))
             try:
                 yield
             finally:
@@ -156,8 +156,8 @@ def _add_settings(app: FastAPI) -> None:
         return made
 
 
-def _pool(request: Request) -> Pool:
-    pool: Pool = request.app.state.pool
+def _pool(request: Request) -> Pools:
+    pool: Pools = request.app.state.pool
     return pool
 
 
