@@ -60,6 +60,7 @@ def plan_with(
     program_bytes: int = 0,
     prefetch_depth: int = PREFETCH_DEPTH,
     unit_bytes: int | None = None,
+    weights: ModelWeights | None = None,
 ) -> Plan:
     """Return where every byte lives, what crosses each link per phase, and how fast it can go at best.
 
@@ -67,7 +68,8 @@ def plan_with(
     that the rest leaves). `program_bytes` are instructions kept there. Weights are pinned and streamed by the
     layer, or by tiles of at most `unit_bytes`; where two layers are too much to stage, by tiles that use an
     eighth of the room. Where `costing` has a split, every device of the machine is planned so, together with
-    what they exchange. Raises InputError for a `keep` selector that the model has not.
+    what they exchange. `weights` are the model's under this precision, for whoever has them already. Raises
+    InputError for a `keep` selector that the model has not.
     """
     if costing.split is not None:
         options = Options(resident_bytes, program_bytes, prefetch_depth, unit_bytes)
@@ -77,7 +79,7 @@ def plan_with(
         model = with_all_logits(model)
     if precision.keep:
         precision.check_selectors(selectors(model))
-    weights = weigh(model, precision)
+    weights = weights or weigh(model, precision)
     footprint = footprint_of(model, machine, weights, workload.values(), costing, program_bytes)
     main = main_phase(model, workload.values())
     allowed = allowed_bytes(machine.fast)
@@ -103,6 +105,7 @@ def plan_with(
         residency=residency,
         tiers=tuple(_tiers(machine, footprint, residency)),
         phases=phases,
+        weighed=weights,
         notes=tuple(_notes(model, machine, workload, phases, rate_note)),
     )
 

@@ -3,12 +3,13 @@
 Pure data. `sim/` runs it in virtual time and `run/` in real time.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from tierline.cost.costing import Costing
 from tierline.cost.footprint import Footprint
+from tierline.cost.weights import ModelWeights, weigh
 from tierline.machines.machine import Machine, RateKind
 from tierline.models.description import Model
 from tierline.models.workload import Workload
@@ -153,6 +154,12 @@ class Plan:
     phases: tuple[PhasePlan, ...]
     notes: tuple[str, ...]
     parallel: "Parallel | None" = None
+    weighed: ModelWeights | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def weights(self) -> ModelWeights:
+        """The model's weights under the precision; those that the plan was built with, where it has them."""
+        return self.weighed or weigh(self.model, self.costing.precision)
 
     @property
     def strategy(self) -> Strategy:

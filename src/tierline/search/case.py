@@ -135,6 +135,7 @@ class Case:
             self.asked.costing,
             resident_bytes=self.resident_bytes,
             program_bytes=self.program_bytes,
+            weights=None if self.asked.costing.split else self.weights,
         )
 
     def lodged(self, main: Phase | None, capacity_bytes: int) -> Lodged:

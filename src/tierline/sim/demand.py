@@ -8,7 +8,7 @@ from tierline.cost.costing import Costing
 from tierline.cost.footprint import kv_cache_bytes
 from tierline.cost.layer_pass import LayerPass, OwnerRead, layer_pass
 from tierline.cost.passes import PassGroup, pass_groups
-from tierline.cost.weights import BlockWeights, ModelWeights, weigh
+from tierline.cost.weights import BlockWeights, ModelWeights
 from tierline.errors import InputError
 from tierline.models.description import Phase
 from tierline.models.extent import Extent
@@ -85,7 +85,7 @@ def demand(
             raise InputError(
                 f"--phase {name[:40]!r}: {plan.model.name} has {', '.join(planned) or 'none'} here"
             )
-    weights = weigh(plan.model, plan.costing.precision)
+    weights = plan.weights
     costing = replace(plan.costing, average_decode=True)
     phases = tuple(p for p in plan.model.phases if p.name in (names or planned) and p.name in planned)
     if not phases:

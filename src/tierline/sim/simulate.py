@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from tierline.cost.weights import weigh
 from tierline.errors import BudgetError, InputError, UnknownRateError
 from tierline.machines.machine import Machine, Rate
 from tierline.plan.build import compute_rate
@@ -143,7 +142,7 @@ def _resolve(plan: Plan, options: Options) -> Options:
     chosen = _auto(plan, options)
     if options.granularity == "layer" and plan.strategy == "streamed":
         slot_bytes = plan.residency.placement.slot_bytes
-        layers = stored_layers(weigh(plan.model, plan.costing.precision)).values()
+        layers = stored_layers(plan.weights).values()
         if 0 < slot_bytes < max(u.footprint_bytes for layer in layers for u in layer.units):
             # whole layers are too large to stage: the planner cut them, and so does this
             options = replace(options, granularity="tile", tile_bytes=max(1, slot_bytes))
