@@ -304,3 +304,15 @@ def test_what_a_simulation_of_devices_does_not_have_is_refused(
         main([*arguments, "--strategy", "layer-swap"])
     assert end.value.code == 2
     assert "only --phase and --trace" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_memories_are_each_devices_own_and_the_hosts_are_common() -> None:
+    plan = tierline.plan("gpt-oss-120b", "alveo-u280-x2", weights="mxfp4", parallel="tp=2")
+    names = [tier.name for tier in plan.tiers]
+    assert names[:4] == [f"alveo-u280-{i} {tier}" for i in (0, 1) for tier in ("hbm", "ddr4")]
+    assert names[4:] == ["host", "nvme"]
+    assert all(tier.used_bytes <= tier.allowed_bytes for tier in plan.tiers)
+    streamed = tierline.plan("llama-3.1-70b", "rtx-3090-x2", parallel="tp=2")
+    assert streamed.parallel is not None
+    held = [d.plan.residency.streamed_bytes for d in streamed.parallel.devices]
+    assert next(t for t in streamed.tiers if t.name == "nvme").used_bytes == sum(held)

@@ -18,7 +18,7 @@ from tierline.models.workload import Workload
 from tierline.plan.devices import DevicePlan, Options, Parallel, Ranks, StagedPhase
 from tierline.plan.plan import LinkUse, PhasePlan, Plan, TierUse
 from tierline.plan.residency import allowed_bytes
-from tierline.plan.shards import Divided, device_plan, shared_links
+from tierline.plan.shards import Divided, device_plan, shared_links, shared_tiers
 
 # Phases whose passes do not wait for one another: the parts of a prompt, an image.
 INDEPENDENT = ("prefill", "vision", "encode")
@@ -38,6 +38,8 @@ def plan_parallel(
     assert split is not None  # noqa: S101 - plan_with comes here for splits alone
     several(machine)
     check_split(model, machine, workload, split)
+    if split.zero:
+        raise InputError(f"--parallel {split}: zero divides an optimizer's states; it goes with --training")
     stage_of, layers = stages_of(model, machine, split)
     divided = Divided(model, machine, workload, replace(costing, split=None), options, split, stage_of)
     made = [
@@ -290,18 +292,19 @@ def _sum(footprints: Sequence[Footprint]) -> Footprint:
 
 
 def _tiers(whole: _Whole) -> Iterator[TierUse]:
-    """Yield the fast tier of every device, then what the devices use of the tiers of their common host."""
+    """Yield the memories of every device, then what the devices use of those of their common host."""
+    machine = whole.divided.machine
+    common = shared_tiers(machine)
+    used = dict.fromkeys((tier.name for tier in machine.tiers if tier.name in common), 0)
     for device in whole.devices:
-        yield replace(device.plan.tiers[0], name=f"{device.name} {device.plan.tiers[0].name}")
-    used: dict[str, int] = {}
-    for device in whole.devices:
-        if device.ranks.dp == 0:
-            for tier in device.plan.tiers[1:]:
-                used[tier.name] = used.get(tier.name, 0) + tier.used_bytes
-    machine: Mapping[str, int] = {t.name: allowed_bytes(t) for t in whole.divided.machine.tiers[1:]}
-    for name, allowed in machine.items():
-        capacity = int(whole.divided.machine.tier(name).capacity_bytes.value)
-        yield TierUse(name, capacity, allowed, used.get(name, 0))
+        for tier in device.plan.tiers:
+            if tier.name not in common:
+                yield replace(tier, name=f"{device.name} {tier.name}")
+            elif device.ranks.dp == 0:  # replicas hold the same
+                used[tier.name] += tier.used_bytes
+    for name, used_bytes in used.items():
+        tier = machine.tier(name)
+        yield TierUse(name, int(tier.capacity_bytes.value), allowed_bytes(tier), used_bytes)
 
 
 def _notes(whole: _Whole) -> Iterator[str]:

@@ -73,6 +73,12 @@ def shared_links(machine: Machine) -> tuple[str, ...]:
     return tuple(link.name for link in found)
 
 
+def shared_tiers(machine: Machine) -> frozenset[str]:
+    """Return the memories of the common host: its own, and those that its links come from."""
+    host = {HOST} & {tier.name for tier in machine.tiers}
+    return frozenset(host | {machine.link(name).source for name in shared_links(machine)})
+
+
 def _alike(model: Model, place: Place) -> tuple[object, object]:
     """Return what devices have in common that hold equal parts of everything."""
     blocks = {id(x.block): x.block for c in model.components for x in c.layers}.values()
@@ -135,7 +141,7 @@ def own_part(machine: Machine, split: Split) -> Machine:
     of the host by all that hold different parts.
     """
     shared = shared_links(machine)
-    sources = {HOST} | {machine.link(name).source for name in shared}
+    sources = shared_tiers(machine)
     holders, streaming = split.tp * split.pp * split.ep, split.tp * split.ep * split.dp
     tiers = tuple(_part_of_tier(t, holders) if t.name in sources else t for t in machine.tiers)
     links = tuple(_part_of_link(x, streaming) if x.name in shared else x for x in machine.links)

@@ -95,7 +95,10 @@ def simulate(plan: Plan, options: Options | None = None) -> SimResult:
     """
     options = options or Options()
     if plan.parallel is not None:
-        raise InputError("a plan over several devices: execute it with tierline.sim.devices.simulate_devices")
+        raise InputError(
+            "a plan over several devices is simulated as a whole: leave out --parallel here, or use "
+            "`tierline simulate --parallel` (in Python, tierline.sim.devices.simulate_devices)"
+        )
     tile_bytes = options.tile_bytes if options.granularity == "tile" else None
     asked = demand(plan, options.phases, options.speculation, tile_bytes, options.passes)
     if options.strategy == "auto" or "auto" in options.phase_strategies.values():
