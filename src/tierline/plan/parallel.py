@@ -1,6 +1,6 @@
 """One plan over several devices: every device's shard planned by itself, then put together in time."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -303,8 +303,8 @@ def _tiers(whole: _Whole) -> Iterator[TierUse]:
             elif device.ranks.dp == 0:  # replicas hold the same
                 used[tier.name] += tier.used_bytes
     for name, used_bytes in used.items():
-        tier = machine.tier(name)
-        yield TierUse(name, int(tier.capacity_bytes.value), allowed_bytes(tier), used_bytes)
+        shared = machine.tier(name)
+        yield TierUse(name, int(shared.capacity_bytes.value), allowed_bytes(shared), used_bytes)
 
 
 def _notes(whole: _Whole) -> Iterator[str]:
