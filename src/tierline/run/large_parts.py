@@ -22,8 +22,8 @@ def refuse_large_parts(source: Source, model: nn.Module, *limits_bytes: int | No
         return
     largest_bytes, name, module = max(held, key=lambda part: part[0])
     raise BudgetError(
-        f"{source.path}: {format_bytes(held_bytes)} of this model have to be held, because they are used in "
-        f"another way than by the row, by a linear layer or as experts that transformers lets one compute one "
-        f"by one; {format_bytes(allowed_bytes)} are allowed. The largest is {name}, "
-        f"{format_bytes(largest_bytes)}, of a {type(module).__name__}"
+        f"{source.path}: {format_bytes(held_bytes)} of this model have to be held: they are neither of "
+        "linear layers, nor read by the row, nor experts that transformers lets one compute one by one. "
+        f"{format_bytes(allowed_bytes)} are allowed. The largest is {name}, {format_bytes(largest_bytes)}, "
+        f"of a {type(module).__name__}"
     )
