@@ -27,6 +27,7 @@ from tierline.cli.session import (
     memory_bytes,
 )
 from tierline.errors import InputError
+from tierline.run.images.files import check_images
 from tierline.run.pace import find_pace
 from tierline.run.prompts import read_prompts
 from tierline.run.request import MOST_DRAFT_TOKENS, Request
@@ -60,6 +61,10 @@ def run(
     ] = None,
     trace: Annotated[
         Path | None, typer.Option(help="Write reads, waits and compute as a Chrome/Perfetto trace.")
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(help="An image that TEXT is about, for a model that has eyes; repeatable."),
     ] = None,
     speculate: Annotated[
         int,
@@ -128,8 +133,19 @@ def run(
         raise InputError("--chat reads what to ask line by line: leave out TEXT, --raw and --json")
     if live and (chat or session is not None or prompts is not None):
         raise InputError("--live shows one answer: leave out --chat, --session and --prompts")
+    images = tuple(image or ())
+    if images and (chat or session or prompts or speculate):
+        raise InputError("--image is for one TEXT: leave out --chat, --session, --prompts and --speculate")
+    check_images(setting.source, images)
     request = Request(
-        "", new=new, raw=raw, temperature=temperature, top_p=top_p, seed=seed, speculate=speculate
+        "",
+        new=new,
+        raw=raw,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        speculate=speculate,
+        images=images,
     )
     if chat:
         converse(setting, request, context, session)

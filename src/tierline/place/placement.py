@@ -52,11 +52,18 @@ def smallest_capacity(units: Sequence[Unit], *, slots: int) -> int:
 
 
 def place(
-    units: Sequence[Unit], capacity_bytes: int, *, slots: int, slot_bytes: int = 0, policy: Policy = "spread"
+    units: Sequence[Unit],
+    capacity_bytes: int,
+    *,
+    slots: int,
+    slot_bytes: int = 0,
+    policy: Policy = "spread",
+    shared: bool = False,
 ) -> Placement | None:
     """Return a placement of `units` within `capacity_bytes`, or None where even the slots do not fit.
 
-    If everything fits, everything is pinned and there are no slots. Otherwise the slots (each of
+    If everything fits, everything is pinned and there are no slots, or those of `slot_bytes` where they are
+    `shared` with what is streamed besides `units`. Otherwise the slots (each of
     `slot_bytes`, or as large as the largest unit) come first and pinned units fill the rest, unit by unit.
     `spread` distributes the streamed bytes evenly over the pass, so that the link is never idle while a run
     of pinned units computes: it pins unit k as long as the pinned share of the bytes passed so far is below
@@ -64,8 +71,9 @@ def place(
     (for comparison: with two slots it stalls at the end of the pinned run).
     """
     total = sum(u.footprint_bytes for u in units)
-    if total <= capacity_bytes:
-        return Placement(tuple(units), (), 0, 0, capacity_bytes)
+    least_slots, least_bytes = (slots, slot_bytes) if shared else (0, 0)
+    if total + least_slots * least_bytes <= capacity_bytes:
+        return Placement(tuple(units), (), least_slots, least_bytes, capacity_bytes)
     slot_bytes = max([slot_bytes, *(u.footprint_bytes for u in units)])
     room = capacity_bytes - slots * slot_bytes
     if room < 0:

@@ -96,20 +96,35 @@ def expert_weights(module: nn.Module) -> tuple[str, str]:
     return ("gate_up_proj" if getattr(module, "has_gate", True) else "up_proj"), "down_proj"
 
 
+def image_parts(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the parts of `model` that look at images: those beside its decoder, if any."""
+    if not hasattr(getattr(model, "config", None), "vision_config"):
+        return ()
+    decoder, prefix = model.get_decoder(), model.base_model_prefix  # type: ignore[operator]
+    beside = getattr(model, str(prefix)).named_children()
+    return tuple(f"{prefix}.{name}" for name, part in beside if part is not decoder)
+
+
+def _text_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield every module that a pass over text may use, with its name."""
+    parts = tuple(f"{part}." for part in image_parts(model))
+    return ((name, m) for name, m in model.named_modules() if not f"{name}.".startswith(parts or "\0"))
+
+
 def matrix_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules whose weight is a matrix that can be streamed, with their names."""
-    for name, module in model.named_modules():
+    """Yield the modules of text whose weight is a matrix that can be streamed, with their names."""
+    for name, module in _text_modules(model):
         if is_table(module) or type(module) in (nn.Linear, Conv1D):
             yield name, module
 
 
 def fixed_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """Yield every other parameter as (full name, module, attribute): small, and held all the time."""
+    """Yield every other parameter of text as (full name, module, attribute): small, and always held."""
     streamed = {f"{name}.weight" for name, _ in matrix_modules(model)}
-    for path, module in model.named_modules():
+    for path, module in _text_modules(model):
         if is_experts(module):
             streamed.update(f"{path}.{name}" for name in expert_weights(module))
-    for path, module in model.named_modules():
+    for path, module in _text_modules(model):
         for attribute, _ in module.named_parameters(recurse=False):
             name = f"{path}.{attribute}" if path else attribute
             if name not in streamed:

@@ -1,11 +1,18 @@
 """Build transformers' own module classes around placeholders: every shape and dtype, no weights."""
 
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.initialization import no_init_weights
 
 from tierline.errors import InputError
@@ -37,13 +44,19 @@ def _config(config: Mapping[str, object]) -> PreTrainedConfig:
 def _on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     try:
         with torch.device("meta"), no_init_weights():
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            model: PreTrainedModel = _auto_class(config).from_config(
                 config, dtype=dtype, trust_remote_code=False
             )
     except (ValueError, KeyError) as error:
         raise InputError(f"transformers cannot build {config.model_type!r} as a decoder: {error}") from error
     model.eval()
     return model
+
+
+def _auto_class(config: PreTrainedConfig) -> Any:  # noqa: ANN401 - classes of factories have no common type
+    """Return what builds a model of `config` with a head of language, and with eyes if it has them."""
+    sees = hasattr(config, "vision_config") and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return AutoModelForImageTextToText if sees else AutoModelForCausalLM
 
 
 def _placeheld(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

@@ -1,7 +1,7 @@
 """The engine: transformers' model, built empty, rehearsed, and given its weights within a budget."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +23,7 @@ from tierline.run.build import build_model
 from tierline.run.direct_io import DirectFile, open_files
 from tierline.run.experts.mixture import Mixture
 from tierline.run.gguf_config import ROTARY_FACTORS
+from tierline.run.images.tower import Tower, prompt_read_bytes
 from tierline.run.kernels import DENSE_DTYPES, Kernels
 from tierline.run.kernels.packed import refuse_other_cpu
 from tierline.run.kv.cache import make_cache
@@ -88,6 +89,7 @@ class Engine:
             self.model, self._matrices, self._tables, source.rotary_heads(), self.recorder
         )
         self.experts = Mixture(self.model, source, self._kernels, self._rehearsal, self.recorder)
+        self._tower = Tower(self.model, source, self._rehearsal)
         self._order = execution_order(self.model)
         self._files = open_files(
             source.checkpoint.files, opener or (lambda path: DirectFile(path, request_bytes))
@@ -153,10 +155,11 @@ class Engine:
             peak_bytes=self.reserved_bytes + plan.held_bytes - fixed_bytes + kv_bytes,
             rows=room.rows,
             routed_bytes=round(routed.read_bytes),
+            prompt_read_bytes=prompt_read_bytes(plan, room),
             unrouted_s=step.compute_s + routed.last_s,
         )
         if (staging := self.weights.staging) is not None:
-            staging.rewind()
+            staging.rewind(prelude=bool(room.seen))
             if prediction.read_bytes_per_s:
                 staging.slowdown = Slowdown(prediction.read_bytes_per_s, staging.ring_bytes)
         return prediction
@@ -212,7 +215,7 @@ class Engine:
 
         Everything but the products is rehearsed, products are timed on a tile of each kind.
         """
-        ids = torch.zeros((1, tokens), dtype=torch.long)
+        prompt = self._room.seen or {"input_ids": torch.zeros((1, tokens), dtype=torch.long)}
         chunk = min(tokens, self._room.chunk_tokens)
         head = self.model.get_output_embeddings()
         last = next((m for n, m in self._matrices.items() if self.model.get_submodule(n) is head), None)
@@ -220,7 +223,7 @@ class Engine:
         try:
             with torch.inference_mode():
                 started_s = perf_counter()
-                self._generate(ids, 1)
+                self._generate(prompt, 1, self._room)
                 overhead_s = perf_counter() - started_s
                 products_s = measure_wide(self._matrices.values(), last, chunk, self._kernels.compute)
         finally:
@@ -246,9 +249,10 @@ class Engine:
             tables,
             self._files,
             self._kernels,
-            fixed_bytes,
+            fixed_bytes + self._tower.held_bytes,
             readers=self._readers,
             experts_bytes=self.experts.least_bytes,
+            prelude=self._tower.order,
         )
 
     def _load_fixed(self) -> int:
@@ -288,30 +292,30 @@ class Engine:
         """
         longest = (self.source.model.max_context or sys.maxsize) - _REHEARSED_STEPS - 1
         tokens = max(1, min(room.prompt_tokens, room.chunk_tokens, longest))
-        ids = torch.zeros((room.batch, tokens), dtype=torch.long)
+        prompt = room.seen or {"input_ids": torch.zeros((room.batch, tokens), dtype=torch.long)}
         arrived: list[float] = []
         hook = self.model.register_forward_hook(lambda *_: arrived.append(perf_counter()))
         self._rehearsal.on = True
         reset_peak()
         try:
             with torch.inference_mode():
-                self._generate(ids, (_REHEARSED_STEPS + 1) * (1 + room.drafts), room.drafts)
-                self._rehearse_products(ids.numel())
+                self._generate(prompt, (_REHEARSED_STEPS + 1) * (1 + room.drafts), room)
+                self._rehearse_products(room.batch * tokens)
         finally:
             self._rehearsal.on = False
             hook.remove()
         steps = sorted(b - a for a, b in pairwise(arrived))
         return steps[len(steps) // 2], peak_resident_bytes() + _UNREHEARSED_BYTES
 
-    def _generate(self, ids: torch.Tensor, new: int, drafts: int = 0) -> None:
+    def _generate(self, prompt: Mapping[str, torch.Tensor], new: int, room: Room) -> None:
         self.model.generate(  # type: ignore[operator]
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
+            **{"attention_mask": torch.ones_like(prompt["input_ids"]), **prompt},
+            prefill_chunk_size=room.chunk_tokens,
             max_new_tokens=new,
             min_new_tokens=new,
             do_sample=False,
             # Blank logits always choose the same token, so that every guess of it is right.
-            prompt_lookup_num_tokens=drafts or None,
+            prompt_lookup_num_tokens=room.drafts or None,
         )
 
     def _rehearse_products(self, rows: int) -> None:
@@ -324,6 +328,7 @@ class Engine:
                 x = torch.zeros(count, stored.shape[1], dtype=self._kernels.compute)
                 self._kernels.of(stored).matmul(x, blank, tile.stop - tile.start)
         self.experts.rehearse(rows)
+        self._tower.rehearse(self._kernels)
 
     def _matrix_order(self) -> list[StoredTensor]:
         """Return the matrices that a decode step multiplies with, in its order."""
@@ -339,6 +344,7 @@ class Engine:
                 self._tables[name] = weights.table(stored)
             else:
                 self._matrices[name] = weights.matrix(stored)
+        self._tower.hand_over(weights)
         generation = self.model.generation_config
         if generation is not None and generation.prefill_chunk_size is None:
             generation.prefill_chunk_size = self._room.chunk_tokens

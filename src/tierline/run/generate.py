@@ -17,7 +17,7 @@ from tierline.run.request import Request
 class Answer:
     """Tokens so far; per pass how many came, when (seconds since the start), and what had been read by then.
 
-    `margins` is kept where guessed tokens are checked.
+    `before` is what had been read when the answer began. `margins` is kept where guessed tokens are checked.
     """
 
     token_ids: list[int] = field(default_factory=list)
@@ -25,6 +25,7 @@ class Answer:
     arrived_s: list[float] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
     text: str = ""
+    before: Reading = field(default_factory=Reading)
     margins: Margins | None = None
 
 
@@ -84,12 +85,15 @@ def generate(
     meter: Meter,
     emit: Emit,
     cache: Cache | None = None,
+    seen: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Generate into `answer`; what has arrived stays there if an error ends the run early.
 
-    `cache` holds keys and values of the first of `ids` already; it grows by the rest and the answer.
+    `cache` holds keys and values of the first of `ids` already; it grows by the rest and the answer. `seen`
+    is the prompt as the model takes it, `ids` included, where images are part of it.
     """
     torch.manual_seed(request.seed)
+    answer.before = meter()
     choice: dict[str, Any] = request.choice()
     if request.speculate:
         choice["prompt_lookup_num_tokens"] = request.speculate
@@ -98,8 +102,7 @@ def generate(
         choice["logits_processor"] = LogitsProcessorList([answer.margins])
     with torch.inference_mode():
         model.generate(  # type: ignore[operator]
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
+            **(seen or {"input_ids": ids, "attention_mask": torch.ones_like(ids)}),
             max_new_tokens=request.new,
             streamer=_Clock(tokenizer, answer, meter, emit),
             past_key_values=cache,

@@ -62,19 +62,21 @@ def needs_of(
     scratch_bytes: int,
     slots: int,
     experts_bytes: int = 0,
+    prelude: Sequence[StoredTensor] = (),
 ) -> Needs:
     """Return what `matrices` (what a decode step multiplies with) and `tables` (read by the row) need.
 
     A matrix that is named twice is held once. `slots` is the number of tiles in staging, `experts_bytes` what
-    routed experts take at the least.
+    routed experts take at the least. What is in the `prelude` of a prompt always comes through staging.
     """
     total_bytes, largest_bytes = _smallest_tiles(dict.fromkeys(matrices), files)
+    ring_bytes = slots * _smallest_tiles(prelude, files)[1]
     return Needs(
         fixed_bytes,
         scratch_bytes,
         sum(map(row_buffer_bytes, tables)),
         slots,
-        min(total_bytes, slots * largest_bytes),
+        min(total_bytes + ring_bytes, max(ring_bytes, slots * largest_bytes)),
         experts_bytes,
     )
 

@@ -32,6 +32,7 @@ class Prediction:
     with: one, and those that it checks as guesses. `links` are read over at once, at `read_bytes_per_s` in
     all. Of `read_bytes`, `routed_bytes` are of experts, which are known only when a router has chosen: no
     compute but that of other experts runs beside their reads, and `unrouted_s` is all that does not.
+    `prompt_read_bytes` is what a prompt with images reads before its first token, None for one of text.
     """
 
     compute_s: float
@@ -43,6 +44,7 @@ class Prediction:
     links: int = 1
     routed_bytes: int = 0
     unrouted_s: float = 0.0
+    prompt_read_bytes: int | None = None
 
     @property
     def link(self) -> str:
@@ -101,13 +103,13 @@ def measure_link(staging: Staging | None, tiles: int, pass_bytes: int) -> float 
     What the ring holds at first is left out: it was read before the clock started, and a throttled disk
     begins with a burst. A sample takes about as long as the `pass_bytes` of a pass.
     """
-    if staging is None:
+    if staging is None or not tiles:
         return None
     index = 0
     started_s, before = time.perf_counter(), 0
     settled = False
     while True:
-        with staging.borrow(index):
+        with staging.borrow(staging.prelude + index):
             pass
         index = (index + 1) % tiles
         read_bytes, now_s = staging.meter.read_bytes, time.perf_counter()
@@ -148,7 +150,7 @@ def measure_beside(
     None where nothing is streamed, nothing is pinned, or too little is read to tell.
     """
     homes = [(m, h) for m in matrices for h in m.tiles if isinstance(h, PinnedTile)]
-    if staging is None or not homes:
+    if staging is None or not tiles or not homes:
         return None
     alone_s = median([_products_s(homes, dtype, rows) for _ in range(_ROUNDS)][1:])
     stop = threading.Event()
@@ -172,7 +174,7 @@ def _drain(staging: Staging, tiles: int, stop: threading.Event) -> None:
     # A fault stays in `staging` and reaches the run, which is who can say what was lost.
     with suppress(FaultError):
         while not stop.is_set():
-            with staging.borrow(index):
+            with staging.borrow(staging.prelude + index):
                 index = (index + 1) % tiles
 
 

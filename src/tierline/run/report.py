@@ -14,11 +14,11 @@ class RunReport:
 
     `read_bytes_per_s` is while the link is busy; None where nothing was read, or too few tokens came to tell.
     `link_busy_fraction` is the part of decode in which a read was outstanding, `stall_fraction` that in which
-    compute waited for one. Of a memory budget there are four numbers: allowed (None without --memory),
-    reserved (the process without weights), projected before and measured after (the high-water mark of
-    resident memory). `tokens_per_pass` is more than 1 where guessed tokens were right; `closest_choice` is
-    then the generated token with the least distance between its logit and the next, and that distance: a
-    pass of one row may round it to another.
+    compute waited for one. `prompt_read_bytes` is what was read up to the first token. Of a memory budget
+    there are four numbers: allowed (None without --memory), reserved (the process without weights), projected
+    before and measured after (the high-water mark of resident memory). `tokens_per_pass` is more than 1 where
+    guessed tokens were right; `closest_choice` is then the generated token with the least distance between
+    its logit and the next, and that distance: a pass of one row may round it to another.
     """
 
     text: str
@@ -27,6 +27,7 @@ class RunReport:
     tokens_per_pass: float | None
     time_to_first_token_s: float | None
     read_bytes_per_token: float | None
+    prompt_read_bytes: int | None
     read_bytes_per_s: float | None
     stall_s_per_token: float | None
     weights_pinned_bytes: int
@@ -48,6 +49,15 @@ class RunReport:
         planned = self.prediction
         link = Comparison(f"{planned.link} link rate", "B/s", planned.read_bytes_per_s, self.read_bytes_per_s)
         memory = Comparison("peak memory", "B", planned.peak_bytes, self.measured_bytes)
+        if planned.prompt_read_bytes is not None:  # what looks at images is read for the prompt alone
+            prompt = Comparison(
+                "bytes read for the prompt", "B", planned.prompt_read_bytes, self.prompt_read_bytes
+            )
+            return (prompt, *self._decode_rows(link, memory))
+        return self._decode_rows(link, memory)
+
+    def _decode_rows(self, link: "Comparison", memory: "Comparison") -> tuple["Comparison", ...]:
+        planned = self.prediction
         if planned.rows == 1:
             return (
                 Comparison("bytes read per token", "B", planned.read_bytes, self.read_bytes_per_token),
@@ -121,6 +131,9 @@ def make_report(
         tokens_per_pass=steps / passes if passes > 0 else None,
         time_to_first_token_s=answer.arrived_s[0] if answer.arrived_s else None,
         read_bytes_per_token=(last.read_bytes - first.read_bytes) / steps if steps > 0 else None,
+        prompt_read_bytes=answer.readings[0].read_bytes - answer.before.read_bytes
+        if answer.readings
+        else None,
         read_bytes_per_s=_link_rate(weights, last.read_bytes - first.read_bytes, busy_s),
         stall_s_per_token=stall_s / steps if steps > 0 else None,
         weights_pinned_bytes=weights.plan.placement.pinned_bytes + weights.plan.needs.fixed_bytes,

@@ -1,6 +1,7 @@
 """What is asked of a running model."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from tierline.errors import InputError
 
@@ -14,8 +15,8 @@ class Request:
 
     `new` is the most tokens to generate; `temperature` 0 is greedy, and then `top_p` and `seed` do nothing.
     `speculate` is how many tokens each pass checks besides, guessed from what the text has already said
-    (prompt lookup; Saxena: Prompt Lookup Decoding, 2023). Raises InputError for a seed that no generator
-    takes, or too many guesses.
+    (prompt lookup; Saxena: Prompt Lookup Decoding, 2023). `images` are files that the text is about. Raises
+    InputError for a seed that no generator takes, or too many guesses.
     """
 
     text: str
@@ -25,6 +26,7 @@ class Request:
     top_p: float = 1.0
     seed: int = 0
     speculate: int = 0
+    images: tuple[Path, ...] = ()
 
     def choice(self) -> dict[str, bool | int | float]:
         """Return what transformers' `generate` is told of how to choose a token."""

@@ -1,6 +1,8 @@
-"""What a run is sized for: sequences, tokens, guesses, and how its cache is kept."""
+"""What a run is sized for: sequences, tokens, guesses, images, and how its cache is kept."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tierline.models.description import Model
 from tierline.run.kv.choice import KvChoice
@@ -13,6 +15,7 @@ class Room:
     """Room for `batch` sequences of at most `prompt_tokens` and `new` more each.
 
     Each pass may check `drafts` guessed tokens besides the one it is for; `kv` is how the cache is kept.
+    `seen` is the prompt as the model takes it, as tensors by name, where images are part of it.
     """
 
     prompt_tokens: int
@@ -20,6 +23,7 @@ class Room:
     batch: int = 1
     drafts: int = 0
     kv: KvChoice = field(default_factory=KvChoice)
+    seen: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def sequence_tokens(self) -> int:

@@ -1,7 +1,7 @@
 """A model that answers, with its tokenizer."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -12,6 +12,7 @@ from tierline.errors import InputError
 from tierline.run.direct_io import DirectFile
 from tierline.run.engine import Engine
 from tierline.run.generate import Answer, Emit, generate, prompt_ids
+from tierline.run.images.prompt import image_prompt
 from tierline.run.kv.choice import KvChoice
 from tierline.run.pace import Pace, PacedFile, PacedLink
 from tierline.run.predict import Prediction, paced
@@ -102,10 +103,15 @@ class Session:
 
     def prepare(self, request: Request, progress: Progress) -> "Prepared":
         """Load the model for `request` and return it with what is predicted; raises as `answer` does."""
-        ids = self.checked(prompt_ids(self.tokenizer, request), request)
-        room = Room(prompt_tokens=ids.shape[1], new=request.new, drafts=request.speculate, kv=self.kv)
+        seen: Mapping[str, torch.Tensor] = {}
+        if request.images:
+            seen = image_prompt(self.engine.source, self.tokenizer, request)
+        ids = self.checked(seen["input_ids"] if seen else prompt_ids(self.tokenizer, request), request)
+        room = Room(
+            prompt_tokens=ids.shape[1], new=request.new, drafts=request.speculate, kv=self.kv, seen=seen
+        )
         prediction = self.load(room, progress)
-        return Prepared(request, ids, prediction)
+        return Prepared(request, ids, prediction, seen)
 
     def checked(self, ids: torch.Tensor, request: Request) -> torch.Tensor:
         """Return `ids`, shape `(1, tokens)`; raise InputError where they and the answer are too many."""
@@ -120,7 +126,9 @@ class Session:
     def execute(self, prepared: "Prepared", emit: Emit) -> RunReport:
         """Run what was prepared; returns, emits and raises as `answer` does."""
         cache = self.engine.new_cache()
-        return self.run_ids(prepared.ids, prepared.request, prepared.prediction, emit, cache)
+        return self.run_ids(
+            prepared.ids, prepared.request, prepared.prediction, emit, cache, seen=prepared.seen
+        )
 
     def prepare_turns(self, context: int, drafts: int, progress: Progress) -> Prediction:
         """Load the model for turns of at most `context` tokens in all; return what is predicted of a step."""
@@ -141,8 +149,13 @@ class Session:
         prediction: Prediction,
         emit: Emit,
         cache: Cache | None,
+        *,
+        seen: Mapping[str, torch.Tensor] | None = None,
     ) -> RunReport:
-        """Answer the prompt `ids`, shape `(1, tokens)`, the first of which may be in `cache` already."""
+        """Answer the prompt `ids`, shape `(1, tokens)`, the first of which may be in `cache` already.
+
+        `seen` is the prompt as the model takes it where images are part of it.
+        """
         self.partial = Answer()
         if self._keep_events and not self.engine.recorder.on:
             self.engine.recorder.begin()
@@ -156,6 +169,7 @@ class Session:
             meter=self.engine.measured,
             emit=emit,
             cache=cache,
+            seen=seen,
         )
         assert self.engine.weights is not None  # noqa: S101 - load has set it
         return make_report(
@@ -170,8 +184,12 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request whose model is loaded: its token ids, shape `(1, tokens)`, and what is predicted."""
+    """A request whose model is loaded: its token ids, shape `(1, tokens)`, and what is predicted.
+
+    `seen` is the prompt as the model takes it where images are part of it.
+    """
 
     request: Request
     ids: torch.Tensor
     prediction: Prediction
+    seen: Mapping[str, torch.Tensor] = field(default_factory=dict)

@@ -1,8 +1,10 @@
 """Streamed tiles, read ahead of compute by threads into a ring of staging memory.
 
 The schedule is a cycle: after the last tile of one pass comes the first of the next, so the link does not
-idle between tokens. Reader threads only read; positions in the schedule are handed out in order, each with
-its place in the ring, and compute takes them back in the same order.
+idle between tokens. Tiles that only some prompts need (what looks at images) come before it as a prelude:
+once asked for, they are read and the cycle follows, and nothing of them is read until they are asked for
+again. Reader threads only read; positions in the schedule are handed out in order, each with its place in the
+ring, and compute takes them back in the same order.
 """
 
 import threading
@@ -59,11 +61,17 @@ class Staging:
         readers: int = READERS,
         recorder: Recorder | None = None,
         outstanding: Outstanding | None = None,
+        prelude: int = 0,
     ) -> None:
-        """Reads are made within `outstanding`, whoever else's are too."""
+        """Reads are made within `outstanding`, whoever else's are too.
+
+        The first `prelude` tiles of `schedule` are read when they are asked for; the cycle is of the others.
+        """
         self._schedule, self._files, self._ring = schedule, files, ring
+        self.prelude = prelude
         self.ring_bytes = len(ring)
-        self._next = 0  # the schedule index that is handed out next
+        # The schedule index that is handed out next, None after a prelude that no cycle follows.
+        self._next: int | None = self._start()
         self._places: deque[_Place] = deque()  # in schedule order: being read, read, or in use at the front
         self._head = self._tail = 0  # running byte counts: the ring holds [tail, head)
         self._reading = 0
@@ -90,14 +98,14 @@ class Staging:
         for thread in self._threads:
             thread.join()
 
-    def rewind(self) -> None:
-        """Read ahead from the start of the schedule until the ring is full, then begin to measure anew.
+    def rewind(self, *, prelude: bool = False) -> None:
+        """Read ahead from the start until the ring is full, then begin to measure anew.
 
-        Raises FaultError if a read failed.
+        The start is that of the cycle, or of the `prelude`. Raises FaultError if a read failed.
         """
         with self._changed:
-            self._restart(0)
-            self._until(lambda: self._reading == 0 and self._find_room() is None)
+            self._restart(0 if prelude else self._start())
+            self._until(lambda: self._reading == 0 and self._is_full())
             self.meter = StreamMeter()
 
     def busy_s(self) -> float:
@@ -133,8 +141,7 @@ class Staging:
         wanted = self._schedule[index]
         started_s = time.perf_counter()
         with self._changed:
-            ahead = self._places[0].tile if self._places else self._schedule[self._next]
-            if ahead is not wanted:
+            if self._ahead() is not wanted:
                 self._restart(index)
             self._until(lambda: bool(self._places) and self._places[0].data is not None)
             place = self._places[0]
@@ -143,7 +150,21 @@ class Staging:
             self._recorder.note("wait", "wait", wanted.name, started_s)
             return place
 
-    def _restart(self, index: int) -> None:
+    def _start(self) -> int | None:
+        """Return where the cycle begins, None where there is a prelude alone."""
+        return self.prelude if self.prelude < len(self._schedule) else None
+
+    def _is_full(self) -> bool:
+        """Return whether nothing more can be read ahead before something is used."""
+        return self._next is None or self._find_room(self._next) is None
+
+    def _ahead(self) -> Tile | None:
+        """Return what the next that is borrowed will be, if it is the one that was read ahead."""
+        if self._places:
+            return self._places[0].tile
+        return None if self._next is None else self._schedule[self._next]
+
+    def _restart(self, index: int | None) -> None:
         """Forget what was read ahead and begin again at schedule `index`."""
         self._draining = True
         self._until(lambda: self._reading == 0)
@@ -197,10 +218,11 @@ class Staging:
         """Return the next tile's place in the ring once there is room for it, None when closed."""
         with self._changed:
             while not (self._closed or self._fault):
-                if not self._draining and (place := self._find_room()) is not None:
+                index = self._next
+                if not self._draining and index is not None and (place := self._find_room(index)) is not None:
                     self._places.append(place)
                     self._head = place.stop
-                    self._next = (self._next + 1) % len(self._schedule)
+                    self._next = index + 1 if index + 1 < len(self._schedule) else self._start()
                     if self._reading == 0:
                         self._busy_since = time.perf_counter()
                     self._reading += 1
@@ -208,8 +230,8 @@ class Staging:
                 self._changed.wait()
         return None
 
-    def _find_room(self) -> _Place | None:
-        tile = self._schedule[self._next]
+    def _find_room(self, index: int) -> _Place | None:
+        tile = self._schedule[index]
         need = place_bytes(self._files[tile.tensor.path], tile)
         start = self._head
         if start % len(self._ring) + need > len(self._ring):  # would run over the end: leave the end unused

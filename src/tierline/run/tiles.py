@@ -46,7 +46,7 @@ def whole(tensor: StoredTensor) -> Tile:
 
 def tiles_of(tensor: StoredTensor, limit_bytes: int) -> Iterator[Tile]:
     """Yield `tensor` as tiles of at most `limit_bytes`, as equal as can be; the least is one panel."""
-    rows, panel_rows = tensor.shape[0], tensor.panel_rows
+    rows, panel_rows = whole(tensor).stop, tensor.panel_rows
     row_bytes = tensor.footprint_bytes // rows
     panels = -(-rows // panel_rows)
     count = -(-panels // max(1, limit_bytes // (row_bytes * panel_rows)))

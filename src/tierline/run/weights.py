@@ -25,6 +25,7 @@ from tierline.run.tiles import SMALLEST_TILE_BYTES, Tile, tile_limit, tiles_of, 
 from tierline.run.verify import CheckedTile, RowChecks, check_tile
 
 _SAMPLED_ROWS = 1024
+_PRELUDE_TILE_BYTES = 2**20  # staging that a decode step has no use for is better spent on pinning
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
@@ -33,7 +34,8 @@ class WeightPlan:
     """A placement together with the tiles it is of.
 
     `tile_read_bytes` is what each streamed tile takes from the disk, `row_read_bytes` a row of every table
-    that is not pinned: in whole sectors.
+    that is not pinned: in whole sectors. `prelude` are the tiles that a prompt with images begins with, each
+    read once, `prelude_read_bytes` what they take from the disk.
     """
 
     placement: Placement
@@ -41,6 +43,8 @@ class WeightPlan:
     needs: Needs
     tile_read_bytes: tuple[int, ...]
     row_read_bytes: int
+    prelude: tuple[Tile, ...] = ()
+    prelude_read_bytes: int = 0
 
     @property
     def read_bytes(self) -> int:
@@ -71,15 +75,20 @@ class Planner:
         *,
         readers: int = READERS,
         experts_bytes: int = 0,
+        prelude: Sequence[StoredTensor] = (),
     ) -> None:
-        """`experts_bytes` is what routed experts need at the least; the matrices are all else."""
+        """`experts_bytes` is what routed experts need at the least; the matrices are all else.
+
+        `prelude` is what a prompt with images needs before them, in order: never pinned.
+        """
         # Staging holds this many of the largest tiles: one in use, the others being read.
         self._slots = readers + 1
         # A tensor that is used twice in a pass is placed once, where it is used first.
         self._order = tuple(dict.fromkeys(order))
         self._files, self._all_tables = files, tables
         self._tables = tuple(t for t in tables if t not in self._order)
-        for tensor in (*order, *tables):
+        self._prelude = tuple(dict.fromkeys(prelude))
+        for tensor in (*order, *tables, *prelude):
             kernels.of(tensor)
         self._needs = needs_of(
             self._order,
@@ -89,6 +98,7 @@ class Planner:
             scratch_bytes=kernels.scratch_bytes,
             slots=self._slots,
             experts_bytes=experts_bytes,
+            prelude=self._prelude,
         )
 
     @property
@@ -111,12 +121,18 @@ class Planner:
             (self._order, SMALLEST_TILE_BYTES),
         ):
             tiles, units = self._cut(tensors, limit)
-            placement = place(units, room_bytes, slots=self._slots)
+            prelude, before = self._cut(self._prelude, min(limit, _PRELUDE_TILE_BYTES))
+            slot_bytes = max((unit.footprint_bytes for unit in before), default=0)
+            placement = place(
+                units, room_bytes, slots=self._slots, slot_bytes=slot_bytes, shared=bool(before)
+            )
             if placement is not None and not (placement.streamed and len(tensors) > len(self._order)):
-                return self._weight_plan(placement, tiles)
+                return self._weight_plan(placement, tiles, prelude)
         raise AssertionError("tiles cut as small as can be did not fit the least that they need")
 
-    def _weight_plan(self, placement: Placement, tiles: tuple[Tile, ...]) -> WeightPlan:
+    def _weight_plan(
+        self, placement: Placement, tiles: tuple[Tile, ...], prelude: tuple[Tile, ...]
+    ) -> WeightPlan:
         streamed = {unit.name for unit in placement.streamed}
         crossing = [t for t in tiles if t.name in streamed]
         whole = {tile.tensor for tile in tiles if tile.name not in streamed}
@@ -124,9 +140,14 @@ class Planner:
             placement,
             tiles,
             self._needs,
-            tuple(self._span_bytes(t.tensor, t.offset, t.footprint_bytes) for t in crossing),
+            tuple(map(self._tile_bytes, crossing)),
             sum(self._row_read_bytes(table) for table in self._all_tables if table not in whole),
+            prelude,
+            sum(map(self._tile_bytes, prelude)),
         )
+
+    def _tile_bytes(self, tile: Tile) -> int:
+        return self._span_bytes(tile.tensor, tile.offset, tile.footprint_bytes)
 
     def _row_read_bytes(self, table: StoredTensor) -> int:
         """Return what reading a row takes, as the mean over the first rows: it may straddle a sector."""
@@ -165,7 +186,8 @@ class Weights:
         pinned = {u.name for u in placement.pinned}
         self.ledger.take(placement.pinned_bytes, "the pinned weights")
         arena = anonymous_memory(placement.pinned_bytes)
-        streamed = [t for t in self.plan.tiles if t.name not in pinned]
+        prelude = self.plan.prelude
+        streamed = (*prelude, *(t for t in self.plan.tiles if t.name not in pinned))
         if streamed:
             self.ledger.take(placement.staging_bytes, "staging")
             ring = anonymous_memory(placement.staging_bytes)
@@ -176,19 +198,25 @@ class Weights:
                 readers=self.plan.readers,
                 recorder=recorder,
                 outstanding=outstanding,
+                prelude=len(prelude),
             )
-        index = 0
+        for index, tile in enumerate(prelude):
+            self._homes.setdefault(tile.tensor.name, []).append(self._streamed(tile, index))
+        index = len(prelude)
         kept = [t for t in self.plan.tiles if t.name in pinned]
         with closing(self._pinned(kept, arena, progress)) as loaded:
             for tile in self.plan.tiles:
                 if tile.name in pinned:
                     home: Home = next(loaded)
                 else:
-                    assert self.staging is not None  # noqa: S101 - this tile is streamed
-                    streamed_tile = StreamedTile(tile, index, self.staging)
-                    home = CheckedTile(streamed_tile) if self._verify else streamed_tile
+                    home = self._streamed(tile, index)
                     index += 1
                 self._homes.setdefault(tile.tensor.name, []).append(home)
+
+    def _streamed(self, tile: Tile, index: int) -> Home:
+        assert self.staging is not None  # noqa: S101 - this tile is streamed
+        home = StreamedTile(tile, index, self.staging)
+        return CheckedTile(home) if self._verify else home
 
     def _pinned(self, tiles: Sequence[Tile], arena: memoryview, progress: Progress) -> Generator[PinnedTile]:
         """Yield `tiles` one after another as they arrive in `arena`."""
