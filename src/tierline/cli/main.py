@@ -25,6 +25,7 @@ VERBS = {
     "audit": "Check published figures: derive each one, say what holds, what is wrong and why.",
     "sweep": "Cost every combination of any options: lists and ranges, to CSV or Parquet.",
     "find": "The inverse: what rate, memory, format, context or machine meets a goal, to the byte.",
+    "advise": "What would help, by simulated gain, with its cost in accuracy and memory.",
     "calibrate": "Measure this computer: disk, memory and kernels, alone and together; for --on this.",
     "web": "Serve a page to explore with: verdict, memory map, roofline and timeline follow the controls.",
     "models": "List the models that Tierline knows by name, or show one.",

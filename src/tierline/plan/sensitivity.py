@@ -42,7 +42,7 @@ def sensitivity(plan: Plan, formats: Sequence[Format]) -> tuple[Kept, ...]:
     One plan is built for each part and format.
     """
     rows = []
-    for selector, (part, parameters) in _parts(plan.model).items():
+    for selector, (part, parameters) in parts(plan.model).items():
         for chosen in formats:
             precision = plan.costing.precision
             kept = replace(precision, keep=(*precision.keep, (selector, chosen)))
@@ -70,7 +70,7 @@ def _read_bytes(plan: Plan) -> int:
     return plan.main_phase.weight_read_bytes_per_pass if plan.main_phase else 0
 
 
-def _parts(model: Model) -> dict[str, tuple[Part, int]]:
+def parts(model: Model) -> dict[str, tuple[Part, int]]:
     """Return what can be kept apart, and how many parameters it has: components, then tensor classes.
 
     A selector names both, so that a class called like a component (`head`) is counted with it.
