@@ -9,7 +9,7 @@ from tierline.models.config_reader import ConfigReader, model_from_config, reads
 from tierline.models.description import Block, Component, Layer, Model, PlacedTensor, Tensor, TensorClass
 from tierline.models.fields import Fields
 from tierline.models.gguf_model import gguf_fields, gguf_renaming
-from tierline.models.stored import Checkpoint, StoredTensor, stored_parts
+from tierline.models.stored import EXPERT, Checkpoint, StoredTensor, stored_parts
 from tierline.units import format_bytes
 
 _SHARD = re.compile(r"-[0-9]+-of-[0-9]+\.safetensors$")
@@ -73,7 +73,7 @@ class _Matching:
 
     def _tensor(self, tensor: Tensor, layer: Layer, component: str) -> Tensor:
         own = name_pattern(layer, tensor.name)
-        pattern = self.renaming(tensor.stored_name or own)
+        pattern = self._expert_pattern(tensor, own, layer) or self.renaming(tensor.stored_name or own)
         renamed = replace(tensor, stored_name="" if pattern == own else pattern)
         stored = pattern.replace("{i}", str(layer.index))
         placed = PlacedTensor(layer.full_name(tensor.name), stored, renamed, layer, component)
@@ -84,6 +84,16 @@ class _Matching:
         if len({t.format for t in found}) > 1:
             self.mixed.append(placed.name)
         return replace(renamed, in_file=True, stored=found[0].format)
+
+    def _expert_pattern(self, tensor: Tensor, own: str, layer: Layer) -> str | None:
+        """Return what the file calls experts that it fuses as the module does: one by one, or all in one."""
+        if tensor.kind != "experts":
+            return None
+        path, _, name = own.rpartition(".")
+        for pattern in (f"{path}.{EXPERT}.{name}", own):
+            if pattern.replace("{i}", str(layer.index)).replace(EXPERT, "0") in self.checkpoint.tensors:
+                return pattern
+        return None
 
     def _alias_format(self, tensor: Tensor) -> str:
         """Return the format of the tensor that this one shares."""

@@ -10,9 +10,9 @@ from tierline.errors import InputError
 from tierline.models.checkpoint import open_checkpoint
 from tierline.models.description import Model, PlacedTensor
 from tierline.models.fields import read_json
-from tierline.models.open import open_model
 from tierline.models.packed_forms import is_packed
 from tierline.models.stored import Checkpoint, StoredTensor, expert_parts, slice_of
+from tierline.probe.open import open_any_model
 from tierline.run.gguf_config import gguf_config
 
 if TYPE_CHECKING:
@@ -67,6 +67,11 @@ class Source:
             else:
                 found[expert].append(stored)
         return tuple(tuple(parts) for parts in found)
+
+    def part_names(self, name: str) -> tuple[str, ...]:
+        """Return the names of the stored tensors that make up the module tensor `name`; none if unknown."""
+        placed = self._placed.get(name)
+        return () if placed is None else tuple(part for _, part in expert_parts(placed))
 
     def stored(self, name: str) -> StoredTensor:
         """Return the stored tensor of the module tensor `name`; a tied one is that of its owner."""
@@ -135,7 +140,7 @@ def open_source(path: Path) -> Source:
         )
     folder = path if path.is_dir() or path.suffix == ".gguf" else path.parent
     checkpoint = open_checkpoint(path)
-    model = open_model(str(path if checkpoint.kind == "gguf" else folder))
+    model = open_any_model(str(path if checkpoint.kind == "gguf" else folder))
     if not any(phase.name == "decode" for phase in model.phases):
         why = "; ".join(model.unknown) or f"{path}: {model.family} has no decode phase"
         raise InputError(f"cannot be run as a decoder: {why}")

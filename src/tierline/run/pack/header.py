@@ -94,7 +94,7 @@ def _text(items: Sequence[Item], crcs: dict[str, str]) -> bytes:
         {
             item.name: {
                 "format": item.format,
-                "shape": item.source.shape,
+                "shape": item.shape,
                 "panel_rows": item.panel_rows,
                 "crc32": crcs[item.name],
             }
@@ -117,4 +117,4 @@ def _text(items: Sequence[Item], crcs: dict[str, str]) -> bytes:
 def _stored_as(item: Item) -> tuple[str, list[int]]:
     if is_packed(item.format):
         return "U8", [item.rows, item.footprint_bytes // item.rows]
-    return _DTYPE_OF[item.format], list(item.source.shape)
+    return _DTYPE_OF[item.format], list(item.shape)

@@ -12,6 +12,7 @@ from tierline.errors import FaultError, InputError
 from tierline.models.checkpoint import SINGLE_NAME, find_checkpoint
 from tierline.models.packed_forms import is_packed
 from tierline.models.packed_layout import LAYOUT_KEY
+from tierline.models.stored import StoredTensor
 from tierline.run.direct_io import DirectFile, Extract, anonymous_memory, open_files
 from tierline.run.pack.companions import write_companions
 from tierline.run.pack.contents import PANEL_BYTES, WEIGHTS, Item, contents
@@ -52,7 +53,7 @@ def pack(
         with PartialFile(folder / SINGLE_NAME, before, plan.file_bytes) as partial:
             partial.resume(plan.panels)
             for panel in plan.panels[len(partial.checksums) :]:
-                raw = _read(files[panel.item.source.path], panel)
+                raw = _read(files, panel)
                 item = panel.item
                 partial.write(panel, encoder.panel(raw, item.source, panel.stop - panel.start, item.format))
                 progress(panel.offset + panel.footprint_bytes, plan.file_bytes)
@@ -87,14 +88,17 @@ def _fingerprint(source: Source, plan: FilePlan) -> str:
     return digest.hexdigest()
 
 
-def _read(file: DirectFile, panel: Panel) -> memoryview:
+def _read(files: Mapping[Path, DirectFile], panel: Panel) -> memoryview:
     """Return the source's bytes of a panel's rows, rotary pairs taken apart."""
     item = panel.item
+    if item.joined:
+        return _read_joined(files, item, panel.start, panel.stop)
+    file = files[item.source.path]
     if not item.pair_heads:
-        return _read_rows(file, item, panel.start, panel.stop)
+        return _read_rows(file, item.source, panel.start, panel.stop)
     head_rows = item.rows // item.pair_heads
     first, last = panel.start // head_rows, -(-panel.stop // head_rows)
-    raw = _read_rows(file, item, first * head_rows, last * head_rows)
+    raw = _read_rows(file, item.source, first * head_rows, last * head_rows)
     pairs = torch.frombuffer(raw, dtype=torch.uint8).view(last - first, head_rows // 2, 2, -1)
     rows = pairs.transpose(1, 2).reshape((last - first) * head_rows, -1)
     wanted = rows[panel.start - first * head_rows : panel.stop - first * head_rows]
@@ -102,8 +106,19 @@ def _read(file: DirectFile, panel: Panel) -> memoryview:
     return memoryview(array)
 
 
-def _read_rows(file: DirectFile, item: Item, start: int, stop: int) -> memoryview:
-    tile = whole(item.source).rows(start, stop - start)
+def _read_joined(files: Mapping[Path, DirectFile], item: Item, start: int, stop: int) -> memoryview:
+    """Return rows of tensors that follow one another."""
+    found, first = bytearray(), 0
+    for tensor in (item.source, *item.joined):
+        begin, end = max(start - first, 0), min(stop - first, tensor.shape[0])
+        if begin < end:
+            found += _read_rows(files[tensor.path], tensor, begin, end)
+        first += tensor.shape[0]
+    return memoryview(found)
+
+
+def _read_rows(file: DirectFile, tensor: StoredTensor, start: int, stop: int) -> memoryview:
+    tile = whole(tensor).rows(start, stop - start)
     extract = Extract(tile.name, tile.offset, tile.footprint_bytes)
     return file.read(extract, anonymous_memory(file.span_bytes(extract)))
 
