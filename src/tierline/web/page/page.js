@@ -56,7 +56,7 @@ async function askAll(which, now) {
   if (!setting) return;
   const slow = setTimeout(() => root.classList.add("slow"), 300);
   const shown = answers[which];
-  const took = (part, problem) => async (found) => {
+  const took = (part, problem) => (found) => {
     if (asking[which] !== now) return;
     if (found instanceof Error) shown[problem] = found.message;
     else {
@@ -64,20 +64,20 @@ async function askAll(which, now) {
       shown[problem] = found.message ?? "";
     }
     if (part === "timeline" && found instanceof Error) shown.timeline = null;
+    if (part === "plan" && shown.problem) shown.timelineProblem = "";
     const shownNow = answers.slice(0, settings.length);
     results.show(shownNow);
     const since = () => (performance.now() - now.started).toFixed(1);
     if (part === "plan") root.dataset.answeredMs = since();
-    await results.draw(shownNow);
-    root.dataset.drawnMs = since();
+    now.drawing = results.draw(shownNow).then(() => (root.dataset.drawnMs = since()));
   };
-  const quiet = (error) => (error.name === "AbortError" ? null : error);
-  const pass = (take) => (found) => (found === null ? null : take(found));
   const signal = now.controller.signal;
-  await Promise.all([
-    ask("/api/plan", setting, signal).catch(quiet).then(pass(took("plan", "problem"))),
-    ask("/api/timeline", setting, signal).catch(quiet).then(pass(took("timeline", "timelineProblem"))),
-  ]);
+  const told = (path, take) =>
+    ask(path, setting, signal).then(take, (error) => (error.name === "AbortError" ? null : take(error)));
+  await told("/api/plan", took("plan", "problem"));
+  // The verdict does not wait for the simulation, and what cannot be planned is not simulated.
+  if (!shown.problem && !signal.aborted) await told("/api/timeline", took("timeline", "timelineProblem"));
+  await now.drawing;
   clearTimeout(slow);
   if (asking[which] === now) root.classList.remove("slow");
 }
