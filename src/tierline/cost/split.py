@@ -33,7 +33,7 @@ class Split:
 
     @classmethod
     def parse(cls, text: str) -> "Split":
-        """Return what `text` means: `auto`, or `KEY=VALUE` joined by commas or, within a list of splits, by x.
+        """Return what `text` means: `auto`, or `KEY=VALUE` joined by commas, or by x within a list of them.
 
         Keys are tp, pp, ep, dp, micro (micro-batches), layers (`even`, `memory` or `3:2`) and zero (0 or 1).
         Raises InputError for anything else.
