@@ -86,7 +86,7 @@ def test_headers_say_what_blocks_need(block_type: str, tiny_llama: Path, tmp_pat
     agree(write_llama_gguf(tmp_path / "tiny.gguf", tiny_llama, block_type))
 
 
-@pytest.mark.parametrize("weights", ["int8:channel", "int4:group=32", "keep"])
+@pytest.mark.parametrize("weights", ["int8:channel", "int4:group=32", "mxfp4", "keep"])
 def test_headers_say_what_packed_weights_need(weights: str, tiny_llama: Path, tmp_path: Path) -> None:
     pack(open_source(tiny_llama), tmp_path, weights, lambda *_: None)
     agree(tmp_path)
