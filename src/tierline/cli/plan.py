@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tierline.cli import options
+from tierline.cli.auto import AutoOption, auto_json, chosen_for, said
 from tierline.cli.figures import PLAN_FIGURES, Figures, PlanFigureOption, PlotOption, check_plot, plot_one
 from tierline.cost.training import Training
 from tierline.errors import InputError
 from tierline.formats.parse import parse_format
 from tierline.plan.build import plan_with
 from tierline.plan.guesses import Guesses, weigh_guesses
+from tierline.plan.residency import PREFETCH_DEPTH
 from tierline.plan.runtime import DEFAULT_RUNTIME
 from tierline.plan.sensitivity import DEFAULT_FORMATS
 from tierline.plan.sensitivity import sensitivity as find_sensitivity
@@ -20,6 +22,7 @@ from tierline.scenario import Scenario, scenario
 
 if TYPE_CHECKING:
     from tierline.plan.plan import Plan
+    from tierline.search.auto import Chosen
 
 SensitivityOption = Annotated[
     bool, typer.Option("--sensitivity", help="What keeping each class and component in another format costs.")
@@ -92,6 +95,15 @@ def _guesses(
     return weigh_guesses(planned, tokens, guesser)
 
 
+def _chosen(called: typer.Context, how: Training | None) -> "Chosen":
+    """Return what a search chooses, by simulations; raise InputError where none is of this."""
+    if how is not None:
+        raise InputError("--auto: searches inference; leave it out, or --training")
+    from tierline.search.options import scenario_options
+
+    return chosen_for(called, scenario_options())
+
+
 def _plan_training(asked: Scenario, how: Training, *, as_json: bool) -> None:
     """Plan a training step and print it."""
     if asked.costing.split is not None:
@@ -126,6 +138,7 @@ def _plan_training_parallel(asked: Scenario, how: Training, *, as_json: bool) ->
 
 
 def plan(
+    called: typer.Context,
     model: options.ModelArgument,
     on: options.OnOption = "this",
     overrides: options.SetOption = None,
@@ -158,6 +171,7 @@ def plan(
     draft: DraftOption = None,
     plot: PlotOption = None,
     figure: PlanFigureOption = None,
+    auto: AutoOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Does it fit, where does every byte live, how many bytes cross each link, how fast, what to change.
@@ -168,6 +182,9 @@ def plan(
     check_plot(plot, figure, PLAN_FIGURES)
     if how and plot is not None:
         raise InputError(f"--plot {plot}: figures are of inference; leave it out, or --training")
+    chosen = _chosen(called, how) if auto else None
+    if chosen is not None:
+        batch, prefill_chunk = chosen.batch, chosen.prefill_chunk
     asked = scenario(
         model,
         on,
@@ -198,7 +215,8 @@ def plan(
         _plan_training(asked, how, as_json=as_json)
         return
     formats = [parse_format(name) for name in sensitivity_formats or DEFAULT_FORMATS]
-    planned = plan_with(asked.model, asked.machine, asked.workload, asked.costing)
+    depth = chosen.prefetch_depth if chosen else PREFETCH_DEPTH
+    planned = plan_with(asked.model, asked.machine, asked.workload, asked.costing, prefetch_depth=depth)
     kept = find_sensitivity(planned, formats) if sensitivity else ()
     guesses = _guesses(planned, speculate, draft, on, overrides)
     _plot(planned, plot, figure)
@@ -210,11 +228,14 @@ def plan(
             document["sensitivity"] = sensitivity_json(kept)
         if guesses is not None:
             document["guesses"] = guesses_json(guesses)
+        document |= {"auto": auto_json(chosen)} if chosen else {}
         typer.echo(json.dumps(document, indent=2))
         return
     from tierline.report.tables import print_guesses, print_plan, print_sensitivity
 
     print_plan(planned)
+    if chosen is not None:
+        typer.echo(said(chosen))
     if guesses is not None:
         print_guesses(guesses)
     if sensitivity:

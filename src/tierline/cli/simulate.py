@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tierline.cli import options
+from tierline.cli.auto import AutoOption, auto_json, chosen_for, said
 from tierline.cli.figures import (
     SIMULATE_FIGURES,
     Figures,
@@ -33,6 +34,7 @@ from tierline.units import parse_bytes
 
 if TYPE_CHECKING:
     from tierline.plan.plan import Plan
+    from tierline.search.auto import Chosen
     from tierline.sim.simulate import SimResult
 
 StrategyOption = Annotated[
@@ -97,6 +99,7 @@ TraceOption = Annotated[
 
 
 def simulate(
+    called: typer.Context,
     model: options.ModelArgument,
     on: options.OnOption = "this",
     overrides: options.SetOption = None,
@@ -144,6 +147,7 @@ def simulate(
     trace: TraceOption = None,
     plot: PlotOption = None,
     figure: SimulateFigureOption = None,
+    auto: AutoOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Execute the plan event by event in virtual time: what is fetched when, who waits for whom, how fast.
@@ -151,6 +155,14 @@ def simulate(
     Example: tierline simulate smolvlm2-256m --on nexys-video --weights mxfp8:block=8 --strategy layer-swap
     --phase decode --capacity 151MB --policy fifo
     """
+    if auto:
+        from tierline.search.options import known_options
+
+        chosen = chosen_for(called, known_options())
+        _check(want, plot, figure, None)
+        _print(chosen.result, want, as_json=as_json, chosen=chosen)
+        _write(chosen.result, trace, plot, figure)
+        return
     asked_for = simulation_options(
         strategy=strategy,
         policy=policy,
@@ -240,17 +252,26 @@ def _simulate_devices(planned: "Plan", asked_for: Options, trace: Path | None, *
 
 def _shown(planned: "Plan", asked_for: Options, want: float | None, *, as_json: bool) -> "SimResult":
     """Simulate, print what happened and where it would change, and return it."""
-    from tierline.report.simulation import print_simulation, simulation_json
-    from tierline.sim.break_even import break_even
     from tierline.sim.simulate import simulate as execute
 
     result = execute(planned, asked_for)
+    _print(result, want, as_json=as_json)
+    return result
+
+
+def _print(result: "SimResult", want: float | None, *, as_json: bool, chosen: "Chosen | None" = None) -> None:
+    from tierline.report.simulation import print_simulation, simulation_json
+    from tierline.sim.break_even import break_even
+
     points = break_even(result, want)
     if as_json:
-        typer.echo(json.dumps(simulation_json(result, points), indent=2))
-    else:
-        print_simulation(result, points)
-    return result
+        searched = {"auto": auto_json(chosen)} if chosen else {}
+        typer.echo(json.dumps({**simulation_json(result, points), **searched}, indent=2))
+        return
+    print_simulation(result, points)
+    if chosen is not None:
+        typer.echo(said(chosen))
+        typer.echo(chosen.command)
 
 
 def _program_bytes(program: str, instructions: str) -> int:

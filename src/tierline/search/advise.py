@@ -199,7 +199,7 @@ def _placements(given: Given, base: SimResult | None) -> Iterator[Change]:
         yield Change("placement", what.get(policy, "a pinned prefix"), options)
     yield Change("placement", "everything streamed", {"strategy": ("host-stream",)})
     if base is not None and base.plan.machine.links:
-        yield Change("through", "streamed past local memory", {"through": ("bypass",)})
+        yield Change("through", "streamed past local memory", {"through": ("bypass",)}, buys=True)
     for depth in _DEPTHS:
         yield Change("depth", f"prefetch depth {depth}", {"prefetch_depth": (str(depth),)})
     yield Change("pieces", "streamed by tiles", {"granularity": ("tile",), "tile": ("16MiB",)})
