@@ -74,6 +74,43 @@ def test_a_paced_run_is_as_fast_as_planned_and_simulated(
     check_overlay(json.loads(trace.read_text(encoding="utf-8"))["traceEvents"])
 
 
+def test_three_tiers_are_predicted_link_by_link(tiny_llama: Path, board: Path) -> None:
+    """A copy stands for the wire; the disk before it is this computer's, so the wire decides."""
+    weights_bytes = (tiny_llama / "model.safetensors").stat().st_size
+    done = tierline(
+        "compare", tiny_llama, PROMPT, "--raw", "--new", "6", "--resident", smallest(tiny_llama),
+        "--pace", board, "--host", f"{weights_bytes // 3}B", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["bound"] == "link:wire"
+    rows = rows_of(document)
+    for quantity, allowed in (
+        ("decode rate", 0.05), ("link:wire bytes per token", 0.01), ("link:disk bytes per token", 0.1),
+    ):  # fmt: skip
+        assert abs(rows[quantity]["error_fraction"]) < allowed, rows[quantity]
+        assert abs(rows[quantity]["simulated_error_fraction"]) < allowed, rows[quantity]
+    wire, disk = (rows[f"link:{name} bytes per token"]["measured"] for name in ("wire", "disk"))
+    assert 0 < disk < wire  # the host keeps what its slots leave
+    assert "stands for board:wire" in tierline(
+        "run", tiny_llama, PROMPT, "--raw", "--new", "2", "--pace", board, "--host", f"{weights_bytes // 3}B",
+        "--resident", smallest(tiny_llama),
+    ).stdout  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("--host", "1MiB"), "give it with --pace"),
+        (("--host", "1MiB", "--pace", "nexys-video", "--stripe", "x"), "exclude each other"),
+        (("--host", "1MiB", "--pace", "rtx-4090", "--resident", "400KiB"), "copies"),
+    ],
+)
+def test_a_host_that_cannot_be_is_refused(tiny_llama: Path, arguments: tuple[str, ...], why: str) -> None:
+    done = tierline("run", tiny_llama, PROMPT, *arguments)
+    assert (done.returncode, why in done.stderr) == (2, True), done.stderr
+
+
 def check_overlay(events: list[dict[str, Any]]) -> None:
     """Both processes are there, on one axis of time, and read about the same bytes."""
     names = {e["pid"]: e["args"]["name"].split()[0] for e in events if e["name"] == "process_name"}

@@ -12,6 +12,9 @@ from tierline.cli.figures import plot as draw_plot
 from tierline.cli.session import (
     AnswerJsonOption,
     FilesArgument,
+    HostOption,
+    KvOffloadOption,
+    KvOption,
     LeanOption,
     MemoryOption,
     NewOption,
@@ -21,6 +24,8 @@ from tierline.cli.session import (
     Setting,
     StripeOption,
     checked_text,
+    host_bytes,
+    kv_choice,
     memory_bytes,
     opened_session,
     write_trace,
@@ -41,6 +46,7 @@ def compare(
     new: NewOption = 32,
     raw: RawOption = False,
     pace: PaceOption = None,
+    host: HostOption = None,
     stripe: StripeOption = None,
     trace: Annotated[
         Path | None, typer.Option(help="Write the simulated and the measured timeline as one Chrome trace.")
@@ -61,6 +67,7 @@ def compare(
         trace=trace,
         lean=lean,
         pace=None if pace is None else find_pace(pace),
+        host=host_bytes(host, pace, stripe),
         stripes=tuple(stripe or ()),
         new=new,
         plot=plot,

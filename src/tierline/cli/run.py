@@ -12,6 +12,7 @@ from tierline.cli.benchmark import BenchmarkOption, PromptTokensOption, RepeatOp
 from tierline.cli.session import (
     AnswerJsonOption,
     FilesArgument,
+    HostOption,
     KvOffloadOption,
     KvOption,
     LeanOption,
@@ -23,6 +24,7 @@ from tierline.cli.session import (
     Setting,
     StripeOption,
     checked_text,
+    host_bytes,
     kv_choice,
     memory_bytes,
 )
@@ -96,6 +98,7 @@ def run(
     prompt_tokens: PromptTokensOption = None,
     repeat: RepeatOption = None,
     pace: PaceOption = None,
+    host: HostOption = None,
     stripe: StripeOption = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Hold weights against a packed file's checksums before use.")
@@ -118,6 +121,7 @@ def run(
         trace=trace,
         lean=lean,
         pace=None if pace is None else find_pace(pace),
+        host=host_bytes(host, pace, stripe),
         stripes=tuple(stripe or ()),
         verify=verify,
         new=context if chat or session else new,

@@ -1,7 +1,7 @@
 """Opening a model to run: what the verbs that run one share."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +44,14 @@ PaceOption = Annotated[
         help="Slow reads to this machine's link; by default its slowest into the fast tier.",
     ),
 ]
+HostOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="So much memory stands for a host's, before a device with --resident: --pace's link is then the "
+        "one between them.",
+    ),
+]
 KvOption = Annotated[
     str | None, typer.Option(help="Keep keys and values as this: int8, with a scale per head and token.")
 ]
@@ -80,6 +88,7 @@ class Setting:
     kv: KvChoice = field(default_factory=KvChoice)
     plot: Path | None = None
     stripes: tuple[Path, ...] = ()
+    host: int | None = None
 
 
 def checked_text(text: str | None) -> str:
@@ -87,6 +96,17 @@ def checked_text(text: str | None) -> str:
     if not text or len(text) > PROMPT_LIMIT:
         raise InputError(f"TEXT has {len(text or ''):,} characters: want 1 to {PROMPT_LIMIT:,}")
     return text
+
+
+def host_bytes(host: str | None, pace: str | None, stripes: Sequence[Path] | None) -> int | None:
+    """Return the bytes that --host names; raise InputError without --pace, whose link it needs."""
+    if host is None:
+        return None
+    if pace is None:
+        raise InputError("--host needs the link to the device: give it with --pace MACHINE[:LINK]")
+    if stripes:
+        raise InputError("--host and --stripe exclude each other: a host tier reads one disk")
+    return parse_bytes(host)
 
 
 def kv_choice(kv: str | None, offload: bool) -> KvChoice:
@@ -137,6 +157,7 @@ def opened_session(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
             verify=setting.verify,
             kv=setting.kv,
             stripes=setting.stripes,
+            host_bytes=setting.host,
         ) as session:
             bar.say("rehearsing a pass")
             try:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tierline.compare.forecast import Figures, Forecast, forecast
+from tierline.compare.passes import DISK
 from tierline.run.generate import Emit
 from tierline.run.report import RunReport
 from tierline.run.request import Request
@@ -55,10 +56,12 @@ class Comparison:
     def rows(self) -> tuple[Row, ...]:
         """Every quantity, in the order in which one asks."""
         link = f"link:{self.forecast.link}"
+        host = self.forecast.planned.host_read_bytes_per_token is not None
         return (
             self._row("first token rate", "tok/s", _first_rate),
             self._row("decode rate", "tok/s", lambda f: f.tokens_per_s),
             self._row(f"{link} bytes per token", "B", lambda f: f.read_bytes_per_token),
+            *((self._row(f"link:{DISK} bytes per token", "B", _host_read_bytes),) if host else ()),
             self._row(f"{link} busy share", FRACTION, lambda f: f.link_busy_fraction),
             self._row("stall share", FRACTION, lambda f: f.stall_fraction),
             self._row("peak memory", "B", lambda f: f.peak_bytes),
@@ -78,6 +81,7 @@ def measured_figures(report: RunReport) -> Figures:
         link_busy_fraction=report.link_busy_fraction,
         stall_fraction=report.stall_fraction,
         peak_bytes=report.measured_bytes,
+        host_read_bytes_per_token=report.host_read_bytes_per_token,
     )
 
 
@@ -86,6 +90,10 @@ def compare(session: Session, request: Request, *, progress: Progress, emit: Emi
     prepared = session.prepare(request, progress)
     foretold = forecast(session, prepared)
     return Comparison(foretold, session.execute(prepared, emit))
+
+
+def _host_read_bytes(figures: Figures) -> float | None:
+    return figures.host_read_bytes_per_token
 
 
 def _first_rate(figures: Figures) -> float | None:

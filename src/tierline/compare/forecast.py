@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tierline.compare.passes import LinkRate, Workload, passes_of, pipeline_of
+from tierline.compare.passes import DISK, DiskBefore, LinkRate, Workload, passes_of, pipeline_of
 from tierline.run.predict import Prediction
 from tierline.run.room import CHUNK_TOKENS
 from tierline.run.session import Prepared, Session
+from tierline.run.staging import READERS
 from tierline.run.weights import WeightPlan
 from tierline.sim.events import timeline_events
 from tierline.sim.measure import merged
@@ -28,6 +29,7 @@ class Figures:
     link_busy_fraction: float | None
     stall_fraction: float | None
     peak_bytes: float | None
+    host_read_bytes_per_token: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ def forecast(session: Session, prepared: Prepared) -> Forecast:
         decode_passes=min(steps, max(_FEWEST_PASSES, _MOST_STEPS // (len(weights.plan.tiles) + 1))),
         prefill_s=session.engine.prompt_s(tokens),
         decode_s=prediction.compute_s,
+        cache_read_bytes=session.engine.cache_read_bytes,
     )
     return predict(weights.plan, work, prediction)
 
@@ -83,7 +86,10 @@ def link_of(prediction: Prediction) -> LinkRate | None:
     if pace is None:
         each = prediction.read_bytes_per_s / prediction.links
         return LinkRate(prediction.link, each, count=prediction.links)
-    return LinkRate(pace.link, pace.bytes_per_s, pace.latency_s, prediction.links)
+    host, disk = prediction.host, None
+    if host is not None and host.bytes_per_s is not None:
+        disk = DiskBefore(host.reads, host.bytes_per_s, READERS)
+    return LinkRate(pace.link, pace.bytes_per_s, pace.latency_s, prediction.links, disk)
 
 
 def _planned(plan: WeightPlan, work: Workload, prediction: Prediction) -> Figures:
@@ -97,9 +103,10 @@ def _planned(plan: WeightPlan, work: Workload, prediction: Prediction) -> Figure
         first_token_s=max(work.prefill_s, prompt_bytes / rate if rate else 0.0),
         tokens_per_s=prediction.tokens_per_s,
         read_bytes_per_token=prediction.read_bytes,
-        link_busy_fraction=prediction.link_s / step_s,
+        link_busy_fraction=max(prediction.link_s, prediction.host_s) / step_s,
         stall_fraction=1 - prediction.compute_s / step_s,
         peak_bytes=prediction.peak_bytes,
+        host_read_bytes_per_token=None if prediction.host is None else prediction.host.read_bytes,
     )
 
 
@@ -110,7 +117,9 @@ def _simulated(passes: Sequence[Pass], timeline: Timeline, work: Workload, peak_
     decode_s = last_s - first_token_s
     if not decode_s:
         return Figures(first_token_s, None, None, None, None, peak_bytes)
-    moved = sum(t.fetch.traffic_bytes for t in timeline.transfers if t.step >= first)
+    decode = [t for t in timeline.transfers if t.step >= first]
+    moved = sum(t.fetch.traffic_bytes for t in decode if len(t.fetch.path) == 1 or t.link != DISK)
+    from_disk = sum(t.fetch.traffic_bytes for t in decode if len(t.fetch.path) > 1 and t.link == DISK)
     busy = merged(
         (max(t.start, first_token_s), min(t.end, last_s))
         for t in timeline.transfers
@@ -125,4 +134,5 @@ def _simulated(passes: Sequence[Pass], timeline: Timeline, work: Workload, peak_
         link_busy_fraction=sum(b - a for a, b in busy) / decode_s,
         stall_fraction=waited / decode_s,
         peak_bytes=peak_bytes,
+        host_read_bytes_per_token=from_disk / work.decode_passes,
     )

@@ -1,19 +1,26 @@
 """The engine's own plan as passes of the simulator: its tiles, in its order, over its one link."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import cycle
 
+from tierline.run.tiles import Tile
 from tierline.run.weights import WeightPlan
-from tierline.sim.kernel import LinkSpec
+from tierline.sim.kernel import LinkSpec, Number
 from tierline.sim.pipeline import Fetch, Pass, Pipeline
+
+_CACHE_PIECES = 8  # a piece of the cache takes at most this part of the ring
+
+
+DISK = "disk"  # before a host tier
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
     """A prompt of `prompt_tokens` in `prefill_passes` chunks, then `decode_passes` single tokens.
 
-    `prefill_s` is what compute takes for the whole prompt, `decode_s` for one token.
+    `prefill_s` is what compute takes for the whole prompt, `decode_s` for one token. A decode pass reads
+    `cache_read_bytes` of keys and values from disk besides.
     """
 
     prompt_tokens: int
@@ -21,16 +28,30 @@ class Workload:
     decode_passes: int
     prefill_s: float
     decode_s: float
+    cache_read_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DiskBefore:
+    """The disk before a host tier: what a pass reads there, by tile, at `bytes_per_s`, by so many readers."""
+
+    reads: Mapping[str, int]
+    bytes_per_s: float
+    readers: int
 
 
 @dataclass(frozen=True, slots=True)
 class LinkRate:
-    """The link that weights come over, or `count` alike, among which tiles alternate."""
+    """The link that weights come over, or `count` alike, among which tiles alternate.
+
+    With `disk`, some of them come from there first, through a host's memory.
+    """
 
     name: str
     bytes_per_s: float
     latency_s: float = 0.0
     count: int = 1
+    disk: DiskBefore | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -44,6 +65,8 @@ def pipeline_of(plan: WeightPlan, link: LinkRate | None) -> Pipeline:
         return Pipeline({})
     in_flight = max(1, plan.readers // link.count)
     specs = {n: LinkSpec(n, link.bytes_per_s, link.latency_s, in_flight=in_flight) for n in link.names}
+    if link.disk is not None:
+        specs[DISK] = LinkSpec(DISK, link.disk.bytes_per_s, in_flight=link.disk.readers)
     return Pipeline(specs, staging_bytes=plan.placement.staging_bytes)
 
 
@@ -59,21 +82,50 @@ def passes_of(plan: WeightPlan, work: Workload, link: LinkRate | None) -> Iterat
     yield replace(prefill, fetches=list(_read_ahead(prefill.fetches, plan.placement.staging_bytes)))
     yield from (prefill for _ in range(work.prefill_passes - 1))
     decode = _pass(plan, link, 1, work.decode_s)
+    if link is not None and work.cache_read_bytes:
+        decode = _with_cache(decode, work.cache_read_bytes, link, plan.placement.staging_bytes)
     yield from (decode for _ in range(work.decode_passes))
 
 
 def _pass(plan: WeightPlan, link: LinkRate | None, rows: int, compute_s: float) -> Pass:
     paths = cycle([()] if link is None else [(name,) for name in link.names])
     path = next(paths)
-    streamed = iter(plan.tile_read_bytes)
+    streamed, disk = iter(plan.tile_read_bytes), None if link is None else link.disk
     pinned = {unit.name for unit in plan.placement.pinned}
     total_bytes = sum(tile.footprint_bytes for tile in plan.tiles)
     names, fetches, work = ["rows of tables"], [_rows(plan, path, rows)], [0.0]
     for tile in plan.tiles:
         names.append(tile.name)
-        fetches.append(None if tile.name in pinned else Fetch(tile.name, next(streamed), next(paths)))
+        fetches.append(None if tile.name in pinned else _fetch(tile, next(streamed), next(paths), disk))
         work.append(compute_s * tile.footprint_bytes / total_bytes)
     return Pass(names, fetches, work)
+
+
+def _with_cache(tiles: Pass, read_bytes: int, link: LinkRate, ring_bytes: int) -> Pass:
+    """Return the pass with reads of the cache evenly among its steps, in pieces that fit the ring."""
+    largest = max(1, ring_bytes // _CACHE_PIECES)
+    steps, count = len(tiles.names), -(-read_bytes // largest)
+    after = [max(0, steps * (i + 1) // count - 1) for i in range(count)]
+    names, fetches, work = list[str](), list[Fetch | None](), list[Number]()
+    path, left = (link.names[0],), read_bytes
+    for step in range(steps):
+        names.append(tiles.names[step])
+        fetches.append(tiles.fetches[step])
+        work.append(tiles.work[step])
+        for _ in range(after.count(step)):
+            piece = min(largest, left)
+            left -= piece
+            names.append("keys and values")
+            fetches.append(Fetch("keys and values", piece, path))
+            work.append(0.0)
+    return Pass(names, fetches, work)
+
+
+def _fetch(tile: Tile, read_bytes: int, path: tuple[str, ...], disk: DiskBefore | None) -> Fetch:
+    """Return how `tile` comes: over the link in whole sectors, or to a device exactly, some through a host."""
+    if disk is None:
+        return Fetch(tile.name, read_bytes, path)
+    return Fetch(tile.name, tile.footprint_bytes, (DISK, *path) if tile.name in disk.reads else path)
 
 
 def _read_ahead(fetches: Iterable[Fetch | None], ring_bytes: int) -> Iterator[Fetch | None]:

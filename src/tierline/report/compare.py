@@ -48,7 +48,8 @@ def print_comparison(comparison: "Comparison") -> None:
     console.print(compare_table(comparison))
     pace = comparison.report.prediction.pace
     if pace is not None:
-        console.print(pace_line(pace), soft_wrap=True)
+        copied = comparison.report.prediction.host is not None
+        console.print(pace_line(pace, copied=copied), soft_wrap=True)
 
 
 def compare_table(comparison: "Comparison") -> "Table":

@@ -86,7 +86,7 @@ def run_summary(report: "RunReport") -> str:
             "two logits (a pass of one row may round otherwise where that is tiny)"
         )
     if report.prediction.pace is not None:
-        lines.append(pace_line(report.prediction.pace))
+        lines.append(pace_line(report.prediction.pace, copied=report.prediction.host is not None))
     return "\n".join(lines)
 
 
@@ -132,8 +132,17 @@ def pace_json(pace: "Pace | None") -> dict[str, object] | None:
     }
 
 
-def pace_line(pace: "Pace") -> str:
-    """Return a line that says that reads were slowed, to which link and rate; compute is this computer's."""
+def pace_line(pace: "Pace", *, copied: bool = False) -> str:
+    """Return a line that says what was slowed, to which link and rate; compute is this computer's.
+
+    `copied` is whether a copy from a host tier stands for the link, or else reads do.
+    """
+    if copied:
+        return (
+            f"paced: a copy within this computer's memory stands for {pace.name}, "
+            f"{format_rate(pace.bytes_per_s)} and {format_seconds(pace.latency_s)} a copy; disk and compute are "
+            "this computer's"
+        )
     return (
         f"paced: reads slowed to {pace.name}, {format_rate(pace.bytes_per_s)} and "
         f"{format_seconds(pace.latency_s)} a request; compute is this computer's"

@@ -23,6 +23,7 @@ from tierline.run.build import build_model
 from tierline.run.direct_io import DirectFile, open_files
 from tierline.run.experts.mixture import Mixture
 from tierline.run.gguf_config import ROTARY_FACTORS
+from tierline.run.host_tier import HostTier
 from tierline.run.images.tower import Tower, prompt_read_bytes
 from tierline.run.kernels import DENSE_DTYPES, Kernels
 from tierline.run.kernels.packed import refuse_other_cpu
@@ -64,15 +65,16 @@ class Engine:
         verify: bool = False,
         opener: Callable[[Path], DirectFile] | None = None,
         links: int = 1,
+        host: HostTier | None = None,
     ) -> None:
         """With `verify`, weights are held against the checksums of a packed file before they are used.
 
         `opener` opens the model's files, where another link than the disk's is put in its place. Requests and
         readers are those that calibration found best for this disk, if it was calibrated: so many readers for
-        each of the `links` that files are read over.
+        each of the `links` that files are read over. With a `host` tier, what is streamed comes through it.
         """
         request_bytes, readers = stream_settings(source.path)
-        self._readers = links * readers
+        self._readers, self.host = links * readers, host
         if memory is not None:
             bound_allocator()
         if verify:
@@ -105,6 +107,8 @@ class Engine:
     def close(self) -> None:
         """Stop the readers, give memory and descriptors back; a second call does nothing."""
         self.experts.close()
+        if self.host is not None:
+            self.host.close()
         if self.weights is not None:
             self.weights.close()
             sys.setswitchinterval(self._switch_interval_s)
@@ -126,18 +130,19 @@ class Engine:
         overhead_s, self.reserved_bytes = self._rehearse(room)
         self.reserved_bytes += self.experts.beside_bytes
         kv_bytes = room.kv_held_bytes(self.source.model, self.source.compute_format)
+        host_bytes = 0 if self.host is None else self.host.capacity_bytes
         planner = self._planner(fixed_bytes)
         budget = weight_budget(
             resident=self._resident,
             memory=self.allowed_bytes,
-            reserved_bytes=self.reserved_bytes - fixed_bytes,
+            reserved_bytes=self.reserved_bytes - fixed_bytes + host_bytes,
             kv_bytes=kv_bytes,
             least_bytes=planner.needs.least_bytes,
         )
         plan = self.experts.plan(planner, budget)
         ledger = Ledger(budget)
         ledger.take(plan.needs.total_bytes, "small tensors, buffers and experts")
-        self.weights = Weights(plan, self._files, ledger, self._kernels, verify=self._verify)
+        self.weights = Weights(plan, self._files, ledger, self._kernels, verify=self._verify, host=self.host)
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self.weights.load(progress, self.recorder, self._outstanding)
         self.experts.load(plan, progress, self._outstanding, verify=self._verify)
@@ -148,11 +153,9 @@ class Engine:
             routed = self.experts.expect(room.rows)
         prediction = Prediction(
             compute_s=step.compute_s + routed.products_s,
-            read_bytes=plan.read_bytes
-            + room.kv_read_bytes(self.source.model, self.source.compute_format)
-            + round(routed.read_bytes),
+            read_bytes=plan.read_bytes + self.cache_read_bytes + round(routed.read_bytes),
             read_bytes_per_s=step.bytes_per_s,
-            peak_bytes=self.reserved_bytes + plan.held_bytes - fixed_bytes + kv_bytes,
+            peak_bytes=self.reserved_bytes + plan.held_bytes - fixed_bytes + kv_bytes + host_bytes,
             rows=room.rows,
             routed_bytes=round(routed.read_bytes),
             prompt_read_bytes=prompt_read_bytes(plan, room),
@@ -193,6 +196,11 @@ class Engine:
             bytes_per_s=alone if alone is None or limit is None else min(alone, limit),
             beside=beside,
         )
+
+    @property
+    def cache_read_bytes(self) -> int:
+        """Bytes of keys and values that a decode pass reads from disk, in the middle of the answer."""
+        return self._room.kv_read_bytes(self.source.model, self.source.compute_format)
 
     def new_cache(self) -> Cache | None:
         """Return an empty cache kept as `load` was told to, None where transformers' own will do.
@@ -240,7 +248,19 @@ class Engine:
         if staging is not None:
             read_bytes += staging.settled_read_bytes()
             stall_s += staging.meter.stall_s
-        return replace(experts, read_bytes=read_bytes, stall_s=stall_s, link_busy_s=self._outstanding.busy_s)
+        return replace(
+            experts,
+            read_bytes=read_bytes,
+            stall_s=stall_s,
+            link_busy_s=self._outstanding.busy_s,
+            host_read_bytes=0 if self.host is None else self.host.disk_read_bytes,
+        )
+
+    @property
+    def read_sizes_bytes(self) -> tuple[int, ...]:
+        """What each streamed tile takes from the disk; each read of an expert where only those are read."""
+        tiles = () if self.weights is None else self.weights.plan.tile_read_bytes
+        return tiles or self.experts.read_sizes_bytes
 
     def _planner(self, fixed_bytes: int) -> Planner:
         tables = [self.source.stored(f"{n}.weight") for n, m in matrix_modules(self.model) if is_table(m)]

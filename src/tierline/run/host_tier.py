@@ -9,6 +9,7 @@ Without a device, a paced copy within this computer's memory stands for its link
 """
 
 import queue
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,7 @@ class HostTier:
         self.capacity_bytes, self.link, self._readers = capacity_bytes, link, readers
         self.placement: Placement | None = None
         self.disk_read_bytes = 0
+        self._lock = threading.Lock()
         self._kept: dict[tuple[Path, int], memoryview] = {}
         self._slots: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
         self._passing: tuple[tuple[DirectFile, Extract], ...] = ()
@@ -94,7 +96,8 @@ class HostTier:
         slot = self._slots.get()
         try:
             data = file.read(extract, slot)
-            self.disk_read_bytes += file.span_bytes(extract)
+            with self._lock:
+                self.disk_read_bytes += file.span_bytes(extract)
             self.link.copy(data, target).wait()
         finally:
             self._slots.put(slot)

@@ -10,6 +10,8 @@ from types import TracebackType
 class Reading:
     """Bytes read for the steps that were taken, seconds compute waited, seconds a read was outstanding.
 
+    `host_read_bytes` are those that a host tier before the device read from disk so far.
+
     Of routed experts: those that were in memory, those that were read, their bytes, and the bytes that were
     read ahead on guesses that turned out wrong.
     """
@@ -17,6 +19,7 @@ class Reading:
     read_bytes: int = 0
     stall_s: float = 0.0
     link_busy_s: float = 0.0
+    host_read_bytes: int = 0
     expert_hits: int = 0
     expert_misses: int = 0
     expert_read_bytes: int = 0

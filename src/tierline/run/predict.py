@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import median
@@ -10,10 +10,12 @@ from statistics import median
 import torch
 
 from tierline.errors import FaultError, InputError
+from tierline.run.host_tier import HostTier
 from tierline.run.matrix import Matrix, PinnedTile
 from tierline.run.overlap import Beside
 from tierline.run.pace import Pace
 from tierline.run.staging import READERS, Staging
+from tierline.run.weights import WeightPlan
 from tierline.units import format_rate
 
 _LEAST_SAMPLE_S, _MOST_SAMPLE_S = 0.5, 1.5
@@ -21,6 +23,27 @@ _BURST_RINGS = 2
 _ROUNDS = 4
 _LEAST_READ_BYTES = 2**23
 _SLOWER_DISK = 0.8  # a sample of half a second varies, but not by this much
+
+
+@dataclass(frozen=True, slots=True)
+class HostReads:
+    """Tiles that a host tier reads from disk in every step, each with its bytes in whole sectors.
+
+    `bytes_per_s` is None where it keeps everything.
+    """
+
+    reads: Mapping[str, int]
+    bytes_per_s: float | None
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of a step that come from disk."""
+        return sum(self.reads.values())
+
+    @property
+    def link_s(self) -> float:
+        """Seconds per token that the disk is busy."""
+        return self.read_bytes / self.bytes_per_s if self.bytes_per_s else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +63,7 @@ class Prediction:
     read_bytes_per_s: float | None
     peak_bytes: int
     pace: Pace | None = None
+    host: HostReads | None = None
     rows: int = 1
     links: int = 1
     routed_bytes: int = 0
@@ -54,7 +78,12 @@ class Prediction:
     @property
     def step_s(self) -> float:
         """Seconds that a decode step takes."""
-        return max(self.compute_s, self.link_s, self.routed_s)
+        return max(self.compute_s, self.link_s, self.routed_s, self.host_s)
+
+    @property
+    def host_s(self) -> float:
+        """Seconds per token that the disk before a host tier is busy; 0 without one."""
+        return 0.0 if self.host is None else self.host.link_s
 
     @property
     def routed_s(self) -> float:
@@ -76,6 +105,8 @@ class Prediction:
     @property
     def bound(self) -> str:
         """`compute` or the link, such as `link:disk`."""
+        if self.host_s > max(self.link_s, self.compute_s):
+            return "link:disk"
         return f"link:{self.link}" if max(self.link_s, self.routed_s) > self.compute_s else "compute"
 
 
@@ -95,6 +126,32 @@ def paced(prediction: Prediction, pace: Pace, tile_read_bytes: Sequence[int]) ->
             f"{format_rate(wanted)} of the link that it is to stand for; pace by a slower link"
         )
     return replace(prediction, read_bytes_per_s=wanted, pace=pace)
+
+
+def hosted(prediction: Prediction, pace: Pace, tier: HostTier, plan: WeightPlan) -> Prediction:
+    """Return `prediction`, made through a host tier, with what crosses each link and the rates they have.
+
+    The copy link has that of `pace`; the disk is measured here, into the host's memory alone. Raises
+    InputError where this computer copies slower than the link it stands for.
+    """
+    pinned = {unit.name for unit in plan.placement.pinned}
+    crossing = [tile.footprint_bytes for tile in plan.tiles if tile.name not in pinned]
+    if not crossing:
+        return replace(prediction, pace=pace)
+    rates = tier.measure()
+    alone = pace.sustained_bytes_per_s(max(crossing), 1)
+    if rates.copy_bytes_per_s < _SLOWER_DISK * alone:
+        raise InputError(
+            f"--pace {pace.name}: this computer copies {format_rate(rates.copy_bytes_per_s)}, less than the "
+            f"{format_rate(alone)} of the link that it is to stand for; pace by a slower link"
+        )
+    return replace(
+        prediction,
+        pace=pace,
+        read_bytes=sum(crossing) + plan.row_read_bytes,
+        read_bytes_per_s=pace.sustained_bytes_per_s(sum(crossing) / len(crossing), READERS),
+        host=HostReads(tier.pass_reads, rates.disk_bytes_per_s),
+    )
 
 
 def measure_link(staging: Staging | None, tiles: int, pass_bytes: int) -> float | None:

@@ -42,6 +42,7 @@ class RunReport:
     closest_choice: tuple[int, float] | None
     experts: "RoutedExperts | None"
     prediction: Prediction
+    host_read_bytes_per_token: float | None = None
 
     @property
     def rows(self) -> tuple["Comparison", ...]:
@@ -148,7 +149,14 @@ def make_report(
         closest_choice=None if answer.margins is None else answer.margins.least(len(answer.token_ids)),
         experts=_experts(weights.plan.needs.experts_bytes, first, last, steps),
         prediction=prediction,
+        host_read_bytes_per_token=_host_bytes(prediction, first, last, steps),
     )
+
+
+def _host_bytes(prediction: Prediction, first: Reading, last: Reading, steps: int) -> float | None:
+    if prediction.host is None or steps <= 0:
+        return None
+    return (last.host_read_bytes - first.host_read_bytes) / steps
 
 
 def _experts(cache_bytes: int, first: Reading, last: Reading, steps: int) -> RoutedExperts | None:

@@ -9,18 +9,21 @@ import torch
 from transformers import Cache, PreTrainedTokenizerBase
 
 from tierline.errors import InputError
+from tierline.run.copy_link import PacedCopyLink
 from tierline.run.direct_io import DirectFile
 from tierline.run.engine import Engine
 from tierline.run.generate import Answer, Emit, generate, prompt_ids
+from tierline.run.host_tier import HostTier
 from tierline.run.images.prompt import image_prompt
 from tierline.run.kv.choice import KvChoice
 from tierline.run.pace import Pace, PacedFile, PacedLink
-from tierline.run.predict import Prediction, paced
+from tierline.run.predict import Prediction, hosted, paced
 from tierline.run.process_memory import peak_resident_bytes, reset_peak
 from tierline.run.report import RunReport, make_report
 from tierline.run.request import Request
 from tierline.run.room import Room
 from tierline.run.source import Source
+from tierline.run.staging import READERS
 from tierline.run.stripe import StripedFile, check_copies
 from tierline.run.weights import Progress
 from tierline.trace import TraceEvent
@@ -40,8 +43,12 @@ class Session:
         verify: bool = False,
         kv: KvChoice | None = None,
         stripes: Sequence[Path] = (),
+        host_bytes: int | None = None,
     ) -> None:
         """With `pace`, the model is read at the rate of another machine's link.
+
+        With `host_bytes`, so much memory stands for a host's between disk and device, and the paced link for
+        the one to the device: weights are read at the disk's own rate, and copied at that of the pace.
 
         `stripes` are copies of the model's file that are read beside it, each over a link of its own.
 
@@ -51,7 +58,10 @@ class Session:
         """
         self.tokenizer: PreTrainedTokenizerBase = source.tokenizer()
         check_copies(source, stripes)
-        self._links = [] if pace is None else [PacedLink(pace) for _ in (source, *stripes)]
+        self._pace, host = pace, None
+        if pace is not None and host_bytes is not None:
+            host = HostTier(host_bytes, PacedCopyLink(pace), readers=READERS)
+        self._links = [] if pace is None or host else [PacedLink(pace) for _ in (source, *stripes)]
         self._stripes = tuple(stripes)
         self.engine = Engine(
             source,
@@ -60,6 +70,7 @@ class Session:
             verify=verify,
             opener=self._open if self._links or stripes else None,
             links=1 + len(stripes),
+            host=host,
         )
         self.partial = Answer()
         self.kv = kv or KvChoice()
@@ -138,6 +149,8 @@ class Session:
     def load(self, room: Room, progress: Progress) -> Prediction:
         """Load the model for `room` and return what is predicted: with a pace, at the rate of its link."""
         prediction = replace(self.engine.load(room, progress), links=1 + len(self._stripes))
+        if self._pace and self.engine.host and self.engine.weights is not None:
+            return hosted(prediction, self._pace, self.engine.host, self.engine.weights.plan)
         if not self._links or self.engine.weights is None:
             return prediction
         return paced(prediction, self._links[0].pace, self.engine.weights.plan.tile_read_bytes)

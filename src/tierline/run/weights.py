@@ -13,6 +13,7 @@ from tierline.models.packed_layout import row_parts
 from tierline.models.stored import StoredTensor
 from tierline.place.placement import Placement, Unit, place
 from tierline.run.direct_io import DirectFile, Extract, anonymous_memory
+from tierline.run.host_tier import HostTier
 from tierline.run.kernels import Kernel, Kernels
 from tierline.run.ledger import Ledger
 from tierline.run.loading import read_tiles
@@ -174,8 +175,10 @@ class Weights:
         kernels: Kernels,
         *,
         verify: bool = False,
+        host: HostTier | None = None,
     ) -> None:
-        self.plan, self.ledger = plan, ledger
+        """With a `host` tier, what is streamed comes through it."""
+        self.plan, self.ledger, self._host = plan, ledger, host
         self._files, self._kernels, self._verify = files, kernels, verify
         self._homes: dict[str, list[Home]] = {}
         self.staging: Staging | None = None
@@ -193,7 +196,7 @@ class Weights:
             ring = anonymous_memory(placement.staging_bytes)
             self.staging = Staging(
                 streamed,
-                self._files,
+                self._files if self._host is None else self._host.stage(streamed, self._files),
                 ring,
                 readers=self.plan.readers,
                 recorder=recorder,
