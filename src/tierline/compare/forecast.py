@@ -60,6 +60,8 @@ def forecast(session: Session, prepared: Prepared) -> Forecast:
         prefill_s=session.engine.prompt_s(tokens),
         decode_s=prediction.compute_s,
         cache_read_bytes=session.engine.cache_read_bytes,
+        prefill_routed=session.engine.prompt_routed(tokens),
+        decode_routed=prediction.routed,
     )
     return predict(weights.plan, work, prediction)
 
@@ -68,7 +70,8 @@ def predict(plan: WeightPlan, work: Workload, prediction: Prediction) -> Forecas
     """Return both predictions of `work` on the engine's own placement: pure, in virtual time."""
     link = link_of(prediction)
     passes = tuple(passes_of(plan, work, link))
-    timeline = run(pipeline_of(plan, link), passes)
+    guess_bytes = 0 if work.decode_routed is None else work.decode_routed.guess_bytes
+    timeline = run(pipeline_of(plan, link, guess_bytes), passes)
     return Forecast(
         link=prediction.link,
         planned=_planned(plan, work, prediction),
@@ -97,6 +100,8 @@ def _planned(plan: WeightPlan, work: Workload, prediction: Prediction) -> Figure
     step_s = prediction.step_s
     pass_bytes = sum(plan.tile_read_bytes)
     prompt_bytes = work.prefill_passes * pass_bytes + work.prompt_tokens * plan.row_read_bytes
+    if work.prefill_routed is not None:
+        prompt_bytes += round(work.prefill_passes * work.prefill_routed.read_bytes)
     prompt_bytes -= min(pass_bytes, plan.placement.staging_bytes)  # was read ahead
     rate = prediction.read_bytes_per_s
     return Figures(

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import cycle
 
+from tierline.run.experts.expected import Routed
 from tierline.run.tiles import Tile
 from tierline.run.weights import WeightPlan
 from tierline.sim.kernel import LinkSpec, Number
@@ -20,7 +21,8 @@ class Workload:
     """A prompt of `prompt_tokens` in `prefill_passes` chunks, then `decode_passes` single tokens.
 
     `prefill_s` is what compute takes for the whole prompt, `decode_s` for one token. A decode pass reads
-    `cache_read_bytes` of keys and values from disk besides.
+    `cache_read_bytes` of keys and values from disk besides. What experts take of it all is in
+    `prefill_routed` (one pass) and `decode_routed`, None for a dense model.
     """
 
     prompt_tokens: int
@@ -29,6 +31,8 @@ class Workload:
     prefill_s: float
     decode_s: float
     cache_read_bytes: int = 0
+    prefill_routed: Routed | None = None
+    decode_routed: Routed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +63,18 @@ class LinkRate:
         return (self.name,) if self.count == 1 else tuple(f"{self.name} {i}" for i in range(self.count))
 
 
-def pipeline_of(plan: WeightPlan, link: LinkRate | None) -> Pipeline:
-    """Return the engine's pipeline: a ring of bytes, and as many reads in flight as it has readers."""
+def pipeline_of(plan: WeightPlan, link: LinkRate | None, guess_bytes: int = 0) -> Pipeline:
+    """Return the engine's pipeline: a ring of bytes, and as many reads in flight as it has readers.
+
+    What guesses at experts have of memory is part of the ring.
+    """
     if link is None:
         return Pipeline({})
     in_flight = max(1, plan.readers // link.count)
     specs = {n: LinkSpec(n, link.bytes_per_s, link.latency_s, in_flight=in_flight) for n in link.names}
     if link.disk is not None:
         specs[DISK] = LinkSpec(DISK, link.disk.bytes_per_s, in_flight=link.disk.readers)
-    return Pipeline(specs, staging_bytes=plan.placement.staging_bytes)
+    return Pipeline(specs, staging_bytes=plan.placement.staging_bytes + guess_bytes)
 
 
 def passes_of(plan: WeightPlan, work: Workload, link: LinkRate | None) -> Iterator[Pass]:
@@ -78,16 +85,21 @@ def passes_of(plan: WeightPlan, work: Workload, link: LinkRate | None) -> Iterat
     their bytes.
     """
     rows = work.prompt_tokens // work.prefill_passes
-    prefill = _pass(plan, link, rows, work.prefill_s / work.prefill_passes)
+    prefill = _pass(plan, link, rows, work.prefill_s / work.prefill_passes, work.prefill_routed)
     yield replace(prefill, fetches=list(_read_ahead(prefill.fetches, plan.placement.staging_bytes)))
     yield from (prefill for _ in range(work.prefill_passes - 1))
-    decode = _pass(plan, link, 1, work.decode_s)
+    decode = _pass(plan, link, 1, work.decode_s, work.decode_routed)
     if link is not None and work.cache_read_bytes:
         decode = _with_cache(decode, work.cache_read_bytes, link, plan.placement.staging_bytes)
     yield from (decode for _ in range(work.decode_passes))
 
 
-def _pass(plan: WeightPlan, link: LinkRate | None, rows: int, compute_s: float) -> Pass:
+def _pass(
+    plan: WeightPlan, link: LinkRate | None, rows: int, compute_s: float, routed: Routed | None
+) -> Pass:
+    if routed is not None:
+        others = _pass(plan, link, rows, max(0.0, compute_s - routed.compute_s), None)
+        return _with_experts(others, routed, link)
     paths = cycle([()] if link is None else [(name,) for name in link.names])
     path = next(paths)
     streamed, disk = iter(plan.tile_read_bytes), None if link is None else link.disk
@@ -118,6 +130,31 @@ def _with_cache(tiles: Pass, read_bytes: int, link: LinkRate, ring_bytes: int) -
             names.append("keys and values")
             fetches.append(Fetch("keys and values", piece, path))
             work.append(0.0)
+    return Pass(names, fetches, work)
+
+
+def _with_experts(tiles: Pass, routed: Routed, link: LinkRate | None) -> Pass:
+    """Return the pass with each layer's experts evenly among its steps, after what they are routed by.
+
+    What was guessed is fetched in its turn, like a tile, and the other misses when they are needed. The head
+    comes after the last layer: its part of the compute stays behind all experts.
+    """
+    path = () if link is None else (link.names[0],)
+    steps, count = len(tiles.names), len(routed.layers)
+    after = [round(steps * routed.before_head_fraction * (i + 1) / count) for i in range(count)]
+    names, fetches, work = list[str](), list[Fetch | None](), list[Number]()
+    for layer, start, stop in zip([*routed.layers, None], [0, *after], [*after, steps], strict=True):
+        names += tiles.names[start:stop]
+        fetches += tiles.fetches[start:stop]
+        work += tiles.work[start:stop]
+        if layer is None:
+            break
+        guessed = round(layer.ahead_bytes)
+        missed = round(layer.read_bytes) - guessed
+        names += [f"{layer.path} guessed", layer.path]
+        fetches.append(Fetch(names[-2], guessed, path) if guessed and path else None)
+        fetches.append(Fetch(names[-1], missed, path, on_demand=True) if missed and path else None)
+        work += [0.0, layer.compute_s]
     return Pass(names, fetches, work)
 
 

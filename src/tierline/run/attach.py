@@ -4,7 +4,8 @@ Linear layers (and GPT-2's Conv1D) multiply with tiles instead of a parameter; e
 on a table of just the rows that the input names; every other parameter is small and held all the time.
 """
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -15,6 +16,8 @@ from transformers.pytorch_utils import Conv1D
 
 from tierline.run.matrix import Matrix, RowTable
 from tierline.run.recorder import Recorder
+
+_WHOLE = "_tierline_whole"
 
 
 @dataclass(slots=True)
@@ -82,8 +85,23 @@ class EmbeddingForward:
 
 
 def is_table(module: nn.Module) -> bool:
-    """Return whether a module reads rows of its weight rather than multiplying with it."""
-    return isinstance(module, nn.Embedding)
+    """Return whether a module reads the rows of its weight that its input names.
+
+    Some count positions themselves, from a mask (OPT): which rows that makes is theirs to know.
+    """
+    if not isinstance(module, nn.Embedding):
+        return False
+    first = list(inspect.signature(type(module).forward).parameters)[1]
+    return first in ("input", "input_ids")
+
+
+def hold_whole(model: nn.Module, names: Iterable[str]) -> None:
+    """Have the parameters of the modules called `names` held in memory, as small ones are.
+
+    That is for modules whose weights other modules read without calling them.
+    """
+    for name in names:
+        setattr(model.get_submodule(name), _WHOLE, True)
 
 
 def is_experts(module: nn.Module) -> bool:
@@ -114,7 +132,8 @@ def _text_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def matrix_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the modules of text whose weight is a matrix that can be streamed, with their names."""
     for name, module in _text_modules(model):
-        if is_table(module) or type(module) in (nn.Linear, Conv1D):
+        streamable = is_table(module) or type(module) in (nn.Linear, Conv1D)
+        if streamable and not hasattr(module, _WHOLE):
             yield name, module
 
 

@@ -16,6 +16,7 @@ from transformers import (
 from transformers.initialization import no_init_weights
 
 from tierline.errors import InputError
+from tierline.probe.build import written_floats
 
 
 def build_model(config: Mapping[str, object], dtype: torch.dtype) -> PreTrainedModel:
@@ -34,8 +35,8 @@ def _config(config: Mapping[str, object]) -> PreTrainedConfig:
     if not isinstance(model_type, str):
         raise InputError("the model's config names no model_type, so no class can be chosen to run it")
     try:
-        return AutoConfig.for_model(model_type, **fields)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return AutoConfig.for_model(model_type, **written_floats(fields))
+    except Exception as error:  # whatever third-party code meets in a stranger's config
         raise InputError(
             f"transformers cannot use this config of model_type {model_type!r}: {error}"
         ) from error

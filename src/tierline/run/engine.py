@@ -3,32 +3,35 @@
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from inspect import signature
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import Cache, PreTrainedModel
 
-from tierline.errors import BudgetError, InputError
+from tierline.errors import InputError
 from tierline.machines.cgroups import read_limit
 from tierline.machines.memory import read_memory
 from tierline.models.stored import StoredTensor
-from tierline.probe.order import execution_order
-from tierline.run.attach import attach, fixed_parameters, is_table, matrix_modules
+from tierline.probe.order import execution_order, read_directly
+from tierline.run.attach import attach, fixed_parameters, hold_whole, is_table, matrix_modules
 from tierline.run.budget import weight_budget
 from tierline.run.build import build_model
 from tierline.run.direct_io import DirectFile, open_files
+from tierline.run.experts.expected import Routed
 from tierline.run.experts.mixture import Mixture
 from tierline.run.gguf_config import ROTARY_FACTORS
+from tierline.run.guard import guard
 from tierline.run.host_tier import HostTier
 from tierline.run.images.tower import Tower, prompt_read_bytes
 from tierline.run.kernels import DENSE_DTYPES, Kernels
 from tierline.run.kernels.packed import refuse_other_cpu
 from tierline.run.kv.cache import make_cache
 from tierline.run.kv.disk import KvDisk, KvMeter
+from tierline.run.large_parts import refuse_large_parts
 from tierline.run.ledger import Ledger
 from tierline.run.matrix import Matrix, RowTable
 from tierline.run.meter import Outstanding, Reading
@@ -43,7 +46,6 @@ from tierline.run.staging import Staging, stream_settings
 from tierline.run.tiles import tiles_of
 from tierline.run.verify import require_checksums
 from tierline.run.weights import Planner, Progress, WeightPlan, Weights, read_whole
-from tierline.units import format_bytes
 
 _REHEARSED_STEPS = 8
 _REHEARSED_PIECE_BYTES = 2**21
@@ -87,6 +89,9 @@ class Engine:
         self.recorder = Recorder()
         self._matrices: dict[str, Matrix] = {}
         self._tables: dict[str, RowTable] = {}
+        hold_whole(self.model, read_directly(self.model))
+        # A state space's cache goes by another name, and transformers then takes a prompt whole.
+        self._chunks = "past_key_values" in signature(self.model.forward).parameters
         self._rehearsal = attach(
             self.model, self._matrices, self._tables, source.rotary_heads(), self.recorder
         )
@@ -147,19 +152,19 @@ class Engine:
         self.weights.load(progress, self.recorder, self._outstanding)
         self.experts.load(plan, progress, self._outstanding, verify=self._verify)
         self._hand_over(self.weights)
-        self._guard(room)
+        if self.allowed_bytes is not None:
+            guard(self.model, room, self.allowed_bytes)
         with torch.inference_mode():
             step = self._measure_step(plan, self.weights.staging, overhead_s)
-            routed = self.experts.expect(room.rows)
+            routed = self.experts.expect(room.rows, self._head_fraction())
         prediction = Prediction(
-            compute_s=step.compute_s + routed.products_s,
-            read_bytes=plan.read_bytes + self.cache_read_bytes + round(routed.read_bytes),
+            compute_s=step.compute_s + (routed.compute_s if routed else 0.0),
+            read_bytes=plan.read_bytes + self.cache_read_bytes + round(routed.read_bytes if routed else 0),
             read_bytes_per_s=step.bytes_per_s,
             peak_bytes=self.reserved_bytes + plan.held_bytes - fixed_bytes + kv_bytes + host_bytes,
             rows=room.rows,
-            routed_bytes=round(routed.read_bytes),
+            routed=routed,
             prompt_read_bytes=prompt_read_bytes(plan, room),
-            unrouted_s=step.compute_s + routed.last_s,
         )
         if (staging := self.weights.staging) is not None:
             staging.rewind(prelude=bool(room.seen))
@@ -225,8 +230,7 @@ class Engine:
         """
         prompt = self._room.seen or {"input_ids": torch.zeros((1, tokens), dtype=torch.long)}
         chunk = min(tokens, self._room.chunk_tokens)
-        head = self.model.get_output_embeddings()
-        last = next((m for n, m in self._matrices.items() if self.model.get_submodule(n) is head), None)
+        last, routed = self._head(), self.prompt_routed(tokens)
         self._rehearsal.on = True
         try:
             with torch.inference_mode():
@@ -236,7 +240,22 @@ class Engine:
                 products_s = measure_wide(self._matrices.values(), last, chunk, self._kernels.compute)
         finally:
             self._rehearsal.on = False
-        return overhead_s + tokens / chunk * products_s
+        return overhead_s + tokens / chunk * (products_s + (routed.compute_s if routed else 0.0))
+
+    def prompt_routed(self, tokens: int) -> Routed | None:
+        """Return what experts take in one pass over a prompt of `tokens`; None for a dense model."""
+        with torch.inference_mode():
+            return self.experts.expect(min(tokens, self._room.chunk_tokens), self._head_fraction())
+
+    def _head(self) -> Matrix | None:
+        """Return the matrix that makes logits, None where it is none of those that are streamed."""
+        head = self.model.get_output_embeddings()
+        return next((m for n, m in self._matrices.items() if self.model.get_submodule(n) is head), None)
+
+    def _head_fraction(self) -> float:
+        """Return the head's part of all matrices' bytes."""
+        head, total_bytes = self._head(), sum(m.tensor.footprint_bytes for m in self._matrices.values())
+        return head.tensor.footprint_bytes / total_bytes if head else 0.0
 
     def measured(self) -> Reading:
         """Return what was read so far for the steps that were taken, and how long who waited and worked."""
@@ -278,6 +297,7 @@ class Engine:
     def _load_fixed(self) -> int:
         """Read the small tensors (norms, biases) into the model; return the bytes they take."""
         held_bytes = 0
+        refuse_large_parts(self.source, self.model, self._resident, self.allowed_bytes)
         for name, module, attribute in fixed_parameters(self.model):
             value = self._whole(name)
             expected = getattr(module, attribute)
@@ -330,7 +350,7 @@ class Engine:
     def _generate(self, prompt: Mapping[str, torch.Tensor], new: int, room: Room) -> None:
         self.model.generate(  # type: ignore[operator]
             **{"attention_mask": torch.ones_like(prompt["input_ids"]), **prompt},
-            prefill_chunk_size=room.chunk_tokens,
+            prefill_chunk_size=room.chunk_tokens if self._chunks else None,
             max_new_tokens=new,
             min_new_tokens=new,
             do_sample=False,
@@ -366,26 +386,5 @@ class Engine:
                 self._matrices[name] = weights.matrix(stored)
         self._tower.hand_over(weights)
         generation = self.model.generation_config
-        if generation is not None and generation.prefill_chunk_size is None:
+        if generation is not None and generation.prefill_chunk_size is None and self._chunks:
             generation.prefill_chunk_size = self._room.chunk_tokens
-
-    def _guard(self, room: Room) -> None:
-        """Refuse, under a memory budget, the token for which no room in the cache was kept."""
-        if self.allowed_bytes is None:
-            return
-        allowed = format_bytes(self.allowed_bytes)
-
-        def check(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-            ids = named.get("input_ids", arguments[0] if arguments else None)
-            cache = named.get("past_key_values")
-            if ids is None:
-                return
-            cached = int(cache.get_seq_length()) if cache is not None else 0
-            tokens = ids.shape[0] * (cached + ids.shape[1])
-            if tokens > room.tokens:
-                raise BudgetError(
-                    f"{tokens:,} tokens in the cache would outgrow --memory {allowed}: room was kept for "
-                    f"{room.tokens:,}; ask for a longer context when loading, or for fewer tokens"
-                )
-
-        self.model.register_forward_pre_hook(check, with_kwargs=True)

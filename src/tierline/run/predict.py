@@ -10,6 +10,7 @@ from statistics import median
 import torch
 
 from tierline.errors import FaultError, InputError
+from tierline.run.experts.expected import Routed
 from tierline.run.host_tier import HostTier
 from tierline.run.matrix import Matrix, PinnedTile
 from tierline.run.overlap import Beside
@@ -53,8 +54,8 @@ class Prediction:
     Reads run beside compute, so a step takes the longer of the two; both are as they slow each other
     (`overlap.py`). With `pace` the link is another machine's. `rows` are the tokens that a pass computes
     with: one, and those that it checks as guesses. `links` are read over at once, at `read_bytes_per_s` in
-    all. Of `read_bytes`, `routed_bytes` are of experts, which are known only when a router has chosen: no
-    compute but that of other experts runs beside their reads, and `unrouted_s` is all that does not.
+    all. What `routed` experts take is part of both, but they are known only when a router has chosen: no
+    compute but that of other experts runs beside their reads, unless they were guessed.
     `prompt_read_bytes` is what a prompt with images reads before its first token, None for one of text.
     """
 
@@ -66,8 +67,7 @@ class Prediction:
     host: HostReads | None = None
     rows: int = 1
     links: int = 1
-    routed_bytes: int = 0
-    unrouted_s: float = 0.0
+    routed: Routed | None = None
     prompt_read_bytes: int | None = None
 
     @property
@@ -88,9 +88,9 @@ class Prediction:
     @property
     def routed_s(self) -> float:
         """Seconds of compute and of reads of experts that follow one another; 0 where none are read."""
-        if not (self.routed_bytes and self.read_bytes_per_s):
+        if self.routed is None or not self.read_bytes_per_s:
             return 0.0
-        return self.unrouted_s + self.routed_bytes / self.read_bytes_per_s
+        return self.routed.step_s(self.compute_s - self.routed.compute_s, self.read_bytes_per_s)
 
     @property
     def link_s(self) -> float:

@@ -40,7 +40,8 @@ def write_random_model(name: str, folder: Path, seed: int = 0) -> Path:
 def write_random(config: Mapping[str, object], folder: Path, seed: int = 0) -> Path:
     """Write the decoder of `config` as config.json, model.safetensors (bf16) and a tokenizer.
 
-    Weights are normal with a standard deviation of 0.02, norms are 1. Experts are stored apart where
+    Weights are normal with a standard deviation of 0.02, norms are 1, and embeddings have a deviation of 1, so
+    that what a router chooses depends on the token and not on what all tokens have in common. Experts are stored apart where
     checkpoints of the family do so. Returns `folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +82,8 @@ def _write_values(file: BinaryIO, part: _Part, generator: np.random.Generator) -
         if part.kind == "norms":
             values = np.ones(count, dtype=np.float32)
         else:
-            values = generator.standard_normal(count, dtype=np.float32) * np.float32(_SCALE)
+            scale = np.float32(1.0 if part.kind == "embeddings" else _SCALE)
+            values = generator.standard_normal(count, dtype=np.float32) * scale
         # The upper half of a float32 is the bf16 below it.
         file.write((values.view(np.uint32) >> 16).astype(np.uint16).tobytes())
         left -= count

@@ -90,7 +90,7 @@ class ExpertCache:
         self.slots, self.slot_bytes = slots, largest_slot_bytes(layers, files)
         self._memory = anonymous_memory((slots + guesses) * self.slot_bytes)
         self._free = list(range(slots + guesses - 1, -1, -1))
-        self._guesses = guesses
+        self.guesses = guesses
         self._ahead: dict[Key, _Held] = {}
         self._wrong: list[_Held] = []  # guesses that were wrong, a read of which is still under way
         self._held: dict[Key, _Held] = {}
@@ -184,7 +184,7 @@ class ExpertCache:
         self._wrong = [held for held in self._wrong if not held.done]
         self._free += [held.slot for held in over]
         for key in ((layer, expert) for expert in likely):
-            if len(self._ahead) + len(self._wrong) >= self._guesses:
+            if len(self._ahead) + len(self._wrong) >= self.guesses:
                 return
             if key not in self._cache.resident and key not in self._ahead:
                 self._ahead[key] = self._submit(key, self._guessing, after=self._asked)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 from statistics import fmean, median
@@ -17,6 +17,7 @@ from tierline.place.cache import OnlinePolicyName, online_policy
 from tierline.run.attach import Rehearsal, expert_weights, is_experts
 from tierline.run.direct_io import DirectFile
 from tierline.run.experts.cache import ExpertCache, largest_slot_bytes
+from tierline.run.experts.expected import GUESSED_RIGHT, Routed, RoutedLayer
 from tierline.run.experts.forward import (
     ExpertsForward,
     Home,
@@ -38,25 +39,6 @@ _TIMED, _ROUNDS = 16, 4
 _LINK_SAMPLE_S = 0.5
 _GUESSES = 2  # while a layer's attention runs, no more are read; other slots serve better as cache
 _LEAST_SHARE = 8  # slots for each of those that guesses take
-
-
-@dataclass(frozen=True, slots=True)
-class Expectation:
-    """What the experts of a decode step take if every one is as likely as the others.
-
-    `products_s` is compute of all that are visited, `last_s` that of the one which arrives last in each
-    layer, which no read overlaps; `read_bytes` are those of misses. By layer, in the order of a pass:
-    `layers` are (path, reads, their bytes, compute).
-    """
-
-    products_s: float
-    last_s: float
-    layers: tuple[tuple[str, float, float, float], ...]
-
-    @property
-    def read_bytes(self) -> float:
-        """Bytes that a step reads."""
-        return sum(read_bytes for _, _, read_bytes, _ in self.layers)
 
 
 class Mixture:
@@ -224,28 +206,34 @@ class Mixture:
         guessing = any(forward.next_router is not None for forward in self._forwards)
         return _GUESSES if guessing and _LEAST_SHARE * _GUESSES <= slots < self.count else 0
 
-    def expect(self, rows: int = 1) -> Expectation:
-        """Return what a pass of `rows` tokens will take, experts being equally likely; `load` comes first.
+    def expect(self, rows: int, head_fraction: float) -> Routed | None:
+        """Return what a pass of `rows` tokens will take; None for a dense model. `load` comes first.
 
         Visited are `E (1 - (1 - k/E)^rows)` of E, and of those as many are missed as do not fit the slots.
+        `head_fraction` is the part of other compute that comes after all layers.
         """
         if self.cache is None:
-            return Expectation(0.0, 0.0, ())
-        missed = 1 - self.cache.slots / self.count
-        layers, last_s = [], 0.0
+            return None
+        missed = 1 - self.cache.slots / self.count if self.cache.slots < self.count else 0.0
+        layers: list[RoutedLayer] = []
+        last_s = 0.0
         timed: dict[tuple[object, int], float] = {}
         for layer in self.layers:
-            routed = Experts(len(layer.experts), layer.per_token)
-            visited = float(distinct_experts(routed, rows))
-            each = max(1, round(rows * layer.per_token / visited))
-            kind = _kind(layer.experts[0]), each
+            visited = float(distinct_experts(Experts(len(layer.experts), layer.per_token), rows))
+            kind = _kind(layer.experts[0]), max(1, round(rows * layer.per_token / visited))
             if kind not in timed:
-                timed[kind] = self._one_s(kind[0], each)
-            one_s = timed[kind]
-            bytes_of_one = fmean(read_bytes_of(reads_of(e, self._files), self._files) for e in layer.experts)
-            layers.append((layer.path, visited * missed, visited * missed * bytes_of_one, visited * one_s))
-            last_s += one_s if missed else 0.0
-        return Expectation(sum(c for _, _, _, c in layers), last_s, tuple(layers))
+                timed[kind] = self._one_s(*kind)
+            one_bytes = fmean(read_bytes_of(reads_of(e, self._files), self._files) for e in layer.experts)
+            misses = visited * missed
+            guessed = min(misses, self.cache.guesses) * GUESSED_RIGHT if layers else 0.0
+            layers.append(
+                RoutedLayer(
+                    layer.path, misses, misses * one_bytes, guessed * one_bytes, visited * timed[kind]
+                )
+            )
+            last_s += timed[kind] if missed else 0.0
+        between = (1 - head_fraction) * (len(layers) - 1) / len(layers)
+        return Routed(tuple(layers), last_s, between, self.cache.guesses * self._slot_bytes)
 
     def _one_s(self, kind: Hashable, rows: int) -> float:
         """Return the seconds that the products of one expert of a kind with `rows` tokens take."""
