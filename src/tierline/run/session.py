@@ -153,7 +153,7 @@ class Session:
             return hosted(prediction, self._pace, self.engine.host, self.engine.weights.plan)
         if not self._links or self.engine.weights is None:
             return prediction
-        return paced(prediction, self._links[0].pace, self.engine.weights.plan.tile_read_bytes)
+        return paced(prediction, self._links[0].pace, self.engine.read_sizes_bytes)
 
     def run_ids(
         self,

@@ -41,8 +41,8 @@ def write_random(config: Mapping[str, object], folder: Path, seed: int = 0) -> P
     """Write the decoder of `config` as config.json, model.safetensors (bf16) and a tokenizer.
 
     Weights are normal with a standard deviation of 0.02, norms are 1, and embeddings have a deviation of 1, so
-    that what a router chooses depends on the token and not on what all tokens have in common. Experts are stored apart where
-    checkpoints of the family do so. Returns `folder`.
+    that what a router chooses depends on the token and not on what all tokens have in common. Experts are
+    stored apart where checkpoints of the family do so. Returns `folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = {**config, "bos_token_id": 1, "eos_token_id": None}
