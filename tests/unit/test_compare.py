@@ -12,10 +12,11 @@ from tierline.compare.forecast import Forecast, predict
 from tierline.compare.passes import Workload
 from tierline.models.stored import StoredTensor
 from tierline.place.placement import Unit, place
+from tierline.run.needs import Needs
 from tierline.run.pace import Pace
 from tierline.run.predict import Prediction, paced
 from tierline.run.tiles import tiles_of
-from tierline.run.weights import Needs, WeightPlan
+from tierline.run.weights import WeightPlan
 from tierline.sim.kernel import LinkSpec
 from tierline.sim.pipeline import Fetch, Pass, Pipeline, run, run_events
 from tierline.trace import TraceEvent, chrome_traces
@@ -73,6 +74,15 @@ def test_rows_of_a_table_are_read_when_they_are_known_and_delay_the_token() -> N
     assert slow.tokens_per_s
     assert 1 / slow.tokens_per_s >= 1 / fast.tokens_per_s
     assert slow.read_bytes_per_token == pytest.approx(rows.read_bytes)
+
+
+def test_a_cache_on_disk_shares_the_link_with_the_weights() -> None:
+    plan, cache_bytes = plan_of(97, 43 * ROW_BYTES), 40_009
+    prediction = Prediction(0.01, plan.read_bytes + cache_bytes, (plan.read_bytes + cache_bytes) / 0.7, 7919)
+    work = Workload(5, 1, 23, 0.02, 0.01, cache_bytes)
+    found = predict(plan, work, prediction)
+    assert found.simulated.read_bytes_per_token == plan.read_bytes + cache_bytes
+    assert found.simulated.tokens_per_s == pytest.approx(1 / 0.7, rel=0.02)
 
 
 def test_one_token_has_a_first_rate_and_no_steady_one() -> None:
