@@ -9,7 +9,7 @@ MODEL = $$($(PYTHON) -c "from importlib.metadata import files; print(next(str(f.
 # imports whatever of them it finds.
 ENCODERS := $(VENV)/encoders
 
-.PHONY: demo test slow lint bench-engine clean
+.PHONY: demo test slow lint bench bench-engine clean
 
 $(READY): pyproject.toml constraints.txt Makefile
 	python3 -m venv $(VENV)
@@ -41,15 +41,10 @@ lint: $(READY)
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
 
-BENCH_MODELS ?= /tmp/tierline-bench
+# Tierline and the engines people would use instead, under real limits: docs/validation.md and README's table
+# (root, a quiet machine, up to 4 hours, 25 GB of disk; goes on where it was ended). bench-engine: without others.
+bench: $(READY)
+	$(PYTHON) benchmarks/bench_matrix.py
 
-# The engine against the floor, under real limits (root, a quiet machine, about 40 minutes, 8 GB of disk).
 bench-engine: $(READY)
-	for model in llama-3.2-1b llama-3.2-3b; do \
-	  test -e $(BENCH_MODELS)/$$model/model.safetensors || \
-	    $(PYTHON) -m tierline.testing.random_model $$model $(BENCH_MODELS)/$$model; \
-	  test -e $(BENCH_MODELS)/$$model-int8/model.safetensors || \
-	    $(VENV)/bin/tierline pack $(BENCH_MODELS)/$$model $(BENCH_MODELS)/$$model-int8 --weights int8:channel; \
-	done
-	$(PYTHON) benchmarks/bench_engine.py $(BENCH_MODELS)/*
-	rm -rf $(BENCH_MODELS)
+	$(PYTHON) benchmarks/bench_matrix.py --engines tierline

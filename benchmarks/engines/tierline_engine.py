@@ -1,23 +1,26 @@
 """Tierline itself. Usage: tierline_engine.py MODEL TOKENS TARGET MEMORY_BYTES
 
-What the plan and the simulation say is written to TARGET.plan before the first token. Where the budget is too
-small, TARGET holds the message as `refused`.
+What the plan says is written to TARGET.plan before the first token. The simulation of it is made of the same
+numbers, but afterwards: its memory is not the engine's. Where the budget is too small, TARGET holds the
+message as `refused`.
 """
 
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from steps import Steps
 
-from tierline.compare.compare import Comparison
-from tierline.compare.forecast import forecast
 from tierline.errors import BudgetError
-from tierline.report.compare import compare_json
 from tierline.run.request import Request
-from tierline.run.session import Session
+from tierline.run.session import Prepared, Session
 from tierline.run.source import open_source
+from tierline.run.weights import WeightPlan
+
+if TYPE_CHECKING:
+    from tierline.compare.forecast import Figures
 
 _PROMPT = "t3 t4 t5 t6"
 
@@ -42,16 +45,20 @@ def main() -> None:
         except BudgetError as error:
             Path(target).write_text(json.dumps({"refused": str(error)}), encoding="utf-8")
             return
-        foretold = forecast(session, prepared)
-        figures = {"planned": asdict(foretold.planned), "simulated": asdict(foretold.simulated)}
-        Path(f"{target}.plan").write_text(json.dumps(figures), encoding="utf-8")
+        prompt_s, prediction = session.engine.prompt_s(prepared.ids.shape[1]), prepared.prediction
+        planned = {
+            "tokens_per_s": prediction.tokens_per_s,
+            "read_bytes_per_token": prediction.read_bytes,
+            "peak_bytes": prediction.peak_bytes,
+        }
+        plan = Path(f"{target}.plan")
+        plan.write_text(json.dumps({"planned": planned}), encoding="utf-8")
         steps.begin()
         report = session.execute(prepared, arrived)
         weights = session.engine.weights
         assert weights is not None  # noqa: S101 - it has run
         steps.write(
             target,
-            comparison=compare_json(Comparison(foretold, report)),
             tokens_per_s=report.tokens_per_s_steady,
             first_token_s=report.time_to_first_token_s,
             read_bytes_per_token=report.read_bytes_per_token,
@@ -67,6 +74,24 @@ def main() -> None:
             measured_bytes=report.measured_bytes,
             stall_fraction=report.stall_fraction,
         )
+        simulated = asdict(simulate(weights.plan, prepared, prompt_s))
+        plan.write_text(json.dumps({"planned": planned, "simulated": simulated}), encoding="utf-8")
+
+
+def simulate(plan: WeightPlan, prepared: Prepared, prompt_s: float) -> "Figures":
+    """Return what the engine's own tiles do in virtual time, by what was known before the run."""
+    from tierline.compare.forecast import predict
+    from tierline.compare.passes import Workload
+
+    prediction = prepared.prediction
+    work = Workload(
+        prompt_tokens=prepared.ids.shape[1],
+        prefill_passes=1,
+        decode_passes=prepared.request.new - 1,
+        prefill_s=prompt_s,
+        decode_s=prediction.compute_s,
+    )
+    return predict(plan, work, prediction).simulated
 
 
 if __name__ == "__main__":

@@ -74,6 +74,7 @@ class Group:
 def _floor_fraction(row: Row, *, alone: bool) -> float:
     result, rates = row["result"], row["disk_rates"]
     rate = rates["alone_bytes_per_s" if alone else f"beside_{row['format']}_bytes_per_s"]
+    rate = min(rate, DISKS[row["disk"]] or rate)  # a sample of a throttled disk may hold a burst
     held = row["memory_bytes"] - result["reserved_bytes"] - result["staging_bytes"] - result["kv_bytes"]
     link_s = max(0.0, result["matrix_bytes"] - held) / rate
     compute_s = result["planned_compute_s"]

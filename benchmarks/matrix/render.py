@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 
-from matrix.cells import PEER_CAP, TIERLINE
+from matrix.cells import DISKS, PEER_CAP, TIERLINE
 from matrix.figures import Group, accuracy, grouped
 from matrix.results import Row, disturbance
 from matrix.targets import misses
@@ -13,6 +13,7 @@ from tierline.units import format_bytes, format_rate
 _ROOT = Path(__file__).parents[2]
 _VALIDATION, _README = _ROOT / "docs" / "validation.md", _ROOT / "README.md"
 _BEGIN, _END = "<!-- matrix: written by benchmarks/bench_matrix.py -->", "<!-- end of matrix -->"
+_MARK, _MUCH = "†", 0.25  # of the processors taken by others: such a figure says less
 _PREDICTED = {
     "foretold": "ahead: rates of the session, bytes of the file, formulas",
     "planned": "by the engine, loaded, before its first token",
@@ -124,11 +125,11 @@ def _others_table(groups: Sequence[Group]) -> Iterable[str]:
     yield f"\nOther engines, memory of their file's size / {PEER_CAP:g}:\n"
     yield "| engine | format | memory | disk | tok/s | read per token | peak memory | OOM kills | others |"
     yield "|" + " --- |" * 9
-    for group in sorted(groups, key=lambda group: str(group.first["disk"])):
+    for group in sorted(groups, key=lambda group: list(DISKS).index(group.first["disk"])):
         row = group.first
         read = group.middle("disk_bytes_per_token")
         cells = (
-            row["engine"], row["format"], format_bytes(row["memory_bytes"]), row["disk"],
+            _name(row["engine"]), row["format"], format_bytes(row["memory_bytes"]), row["disk"],
             _rate(group) if group.ran else _outcome(group), "-" if read is None else f"{read / 1e6:.0f} MB",
             format_bytes(max(r["limits"]["peak_bytes"] for r in group.rows)), str(group.oom_kills),
             _others(group),
@@ -142,7 +143,7 @@ def _short(groups: Sequence[Group]) -> str:
     places = list(dict.fromkeys((g.first["model"], g.first["disk"]) for g in at_cap))
     lines = [
         f"| tok/s at file / {PEER_CAP:g} | format | "
-        + " | ".join(f"{m[-2:]}, {d}" for m, d in places)
+        + " | ".join(f"{m[-2:].upper()}, {d}" for m, d in places)
         + " |",
         "|" + " --- |" * (len(places) + 2),
     ]
@@ -150,8 +151,9 @@ def _short(groups: Sequence[Group]) -> str:
         found = {(g.first["model"], g.first["disk"]): g for g in at_cap
                  if (g.first["engine"], g.first["format"]) == (engine, form)}  # fmt: skip
         shown = (_brief(found[place]) if place in found else "" for place in places)
-        name = "Tierline" if engine == TIERLINE else engine
-        lines.append(f"| {name} | {form} | {' | '.join(shown)} |")
+        lines.append(f"| {_name(engine)} | {form} | {' | '.join(shown)} |")
+    if any(_MARK in line for line in lines):
+        lines += ["", f"{_MARK} Other work took more than {_MUCH:.0%} of the processors meanwhile."]
     errors = accuracy(groups)["planned"]
     if errors:
         worst, middle = max(map(abs, errors)), median(map(abs, errors))
@@ -162,7 +164,13 @@ def _short(groups: Sequence[Group]) -> str:
 
 def _brief(group: Group) -> str:
     rate = group.middle("tokens_per_s")
-    return _outcome(group) if rate is None else f"{rate:.2f}"
+    if rate is None:
+        return _outcome(group)
+    return f"{rate:.2f}{_MARK if max(map(disturbance, group.rows)) > _MUCH else ''}"
+
+
+def _name(engine: str) -> str:
+    return "Tierline" if engine == TIERLINE else engine
 
 
 def _rate(group: Group) -> str:
