@@ -11,6 +11,7 @@ from tierline.cli.answer_all import answer_all
 from tierline.cli.benchmark import BenchmarkOption, PromptTokensOption, RepeatOption, measure
 from tierline.cli.session import (
     AnswerJsonOption,
+    ExpertPolicyOption,
     FilesArgument,
     HostOption,
     KvOffloadOption,
@@ -23,6 +24,7 @@ from tierline.cli.session import (
     ResidentOption,
     Setting,
     StripeOption,
+    checked_policy,
     checked_text,
     host_bytes,
     kv_choice,
@@ -97,6 +99,7 @@ def run(
     benchmark: BenchmarkOption = False,
     prompt_tokens: PromptTokensOption = None,
     repeat: RepeatOption = None,
+    expert_policy: ExpertPolicyOption = None,
     pace: PaceOption = None,
     host: HostOption = None,
     stripe: StripeOption = None,
@@ -126,6 +129,7 @@ def run(
         verify=verify,
         new=context if chat or session else new,
         kv=kv_choice(kv, kv_offload),
+        expert_policy=checked_policy(expert_policy),
     )
     if benchmark:
         _refuse_with_benchmark(text, chat=chat, session=session, prompts=prompts, speculate=speculate)

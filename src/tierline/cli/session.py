@@ -12,6 +12,7 @@ import typer
 from tierline.cache import cache_folder
 from tierline.cli.progress import LoadingBar, loading_bar
 from tierline.errors import InputError
+from tierline.place.cache import ONLINE_POLICIES, OnlinePolicyName
 from tierline.run.early import refuse_at_once, remember_reserve
 from tierline.run.kv.choice import KvChoice, kv_format
 from tierline.run.pace import Pace
@@ -37,6 +38,13 @@ MemoryOption = Annotated[
 ]
 NewOption = Annotated[int, typer.Option(help="Most tokens to generate.", min=1, max=1_000_000)]
 RawOption = Annotated[bool, typer.Option("--raw", help="Send TEXT as it is, without the chat template.")]
+ExpertPolicyOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="POLICY",
+        help="Which experts leave memory first: lfu (the default), lru, fifo or random.",
+    ),
+]
 PaceOption = Annotated[
     str | None,
     typer.Option(
@@ -89,6 +97,7 @@ class Setting:
     plot: Path | None = None
     stripes: tuple[Path, ...] = ()
     host: int | None = None
+    expert_policy: OnlinePolicyName | None = None
 
 
 def checked_text(text: str | None) -> str:
@@ -112,6 +121,14 @@ def host_bytes(host: str | None, pace: str | None, stripes: Sequence[Path] | Non
 def kv_choice(kv: str | None, offload: bool) -> KvChoice:
     """Return how the cache is kept; on disk that is in this user's cache folder."""
     return KvChoice(kv_format(kv), cache_folder() / "kv" if offload else None)
+
+
+def checked_policy(text: str | None) -> OnlinePolicyName | None:
+    """Return the policy that --expert-policy names, None without it; raise InputError for an unknown one."""
+    found = next((name for name in ONLINE_POLICIES if name == text), None)
+    if text is not None and found is None:
+        raise InputError(f"--expert-policy {text[:40]!r}: want one of {', '.join(ONLINE_POLICIES)}")
+    return found
 
 
 def memory_bytes(text: str | None) -> int | None:
@@ -158,6 +175,7 @@ def opened_session(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
             kv=setting.kv,
             stripes=setting.stripes,
             host_bytes=setting.host,
+            expert_policy=setting.expert_policy,
         ) as session:
             bar.say("rehearsing a pass")
             try:

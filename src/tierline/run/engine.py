@@ -16,6 +16,7 @@ from tierline.errors import InputError
 from tierline.machines.cgroups import read_limit
 from tierline.machines.memory import read_memory
 from tierline.models.stored import StoredTensor
+from tierline.place.cache import OnlinePolicyName
 from tierline.probe.order import execution_order, read_directly
 from tierline.run.attach import attach, fixed_parameters, hold_whole, is_table, matrix_modules
 from tierline.run.budget import weight_budget
@@ -68,6 +69,7 @@ class Engine:
         opener: Callable[[Path], DirectFile] | None = None,
         links: int = 1,
         host: HostTier | None = None,
+        expert_policy: OnlinePolicyName | None = None,
     ) -> None:
         """With `verify`, weights are held against the checksums of a packed file before they are used.
 
@@ -95,7 +97,11 @@ class Engine:
         self._rehearsal = attach(
             self.model, self._matrices, self._tables, source.rotary_heads(), self.recorder
         )
-        self.experts = Mixture(self.model, source, self._kernels, self._rehearsal, self.recorder)
+        self.experts = Mixture(
+            self.model, source, self._kernels, self._rehearsal, self.recorder, expert_policy
+        )
+        if host is not None and self.experts.layers:
+            raise InputError(f"{source.path}: experts are read from disk: leave out --host")
         self._tower = Tower(self.model, source, self._rehearsal)
         self._order = execution_order(self.model)
         self._files = open_files(

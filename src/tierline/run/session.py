@@ -9,6 +9,7 @@ import torch
 from transformers import Cache, PreTrainedTokenizerBase
 
 from tierline.errors import InputError
+from tierline.place.cache import OnlinePolicyName
 from tierline.run.copy_link import PacedCopyLink
 from tierline.run.direct_io import DirectFile
 from tierline.run.engine import Engine
@@ -44,6 +45,7 @@ class Session:
         kv: KvChoice | None = None,
         stripes: Sequence[Path] = (),
         host_bytes: int | None = None,
+        expert_policy: OnlinePolicyName | None = None,
     ) -> None:
         """With `pace`, the model is read at the rate of another machine's link.
 
@@ -53,6 +55,8 @@ class Session:
         `stripes` are copies of the model's file that are read beside it, each over a link of its own.
 
         `kv` is how the cache is kept, by default as computed and in memory.
+
+        `expert_policy` decides which experts leave memory first, where there are any: `lfu` by default.
 
         With `verify`, weights are held against the checksums of a packed file before they are used.
         """
@@ -71,6 +75,7 @@ class Session:
             opener=self._open if self._links or stripes else None,
             links=1 + len(stripes),
             host=host,
+            expert_policy=expert_policy,
         )
         self.partial = Answer()
         self.kv = kv or KvChoice()

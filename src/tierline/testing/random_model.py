@@ -40,8 +40,8 @@ def write_random_model(name: str, folder: Path, seed: int = 0) -> Path:
 def write_random(config: Mapping[str, object], folder: Path, seed: int = 0) -> Path:
     """Write the decoder of `config` as config.json, model.safetensors (bf16) and a tokenizer.
 
-    Weights are normal with a standard deviation of 0.02, norms are 1, and embeddings have a deviation of 1, so
-    that what a router chooses depends on the token and not on what all tokens have in common. Experts are
+    Weights are normal with a standard deviation of 0.02, norms are 1, and embeddings have a deviation of 1,
+    so that what a router chooses depends on the token and not on what all tokens have in common. Experts are
     stored apart where checkpoints of the family do so. Returns `folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)

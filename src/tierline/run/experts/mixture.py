@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tierline.cost.traffic import distinct_experts
-from tierline.errors import BudgetError
+from tierline.errors import BudgetError, InputError
 from tierline.models.description import Experts
 from tierline.place.cache import OnlinePolicyName, online_policy
 from tierline.run.attach import Rehearsal, expert_weights, is_experts
@@ -32,6 +32,9 @@ from tierline.run.source import Source
 from tierline.run.weights import Planner, Progress, WeightPlan
 from tierline.units import MIB
 
+# Over the routing of moe_2gb.json with random weights, 46 % of experts in memory: lfu finds 55 % of those
+# that are visited, lru 47, fifo 46, random 46, and who knew all that comes 78.
+_POLICY: OnlinePolicyName = "lfu"
 LEAST_SLOTS = 2  # one in use, one being read
 READERS = 4  # reads of experts in flight: several are known at once, and nothing else keeps the disk busy
 _BESIDE_BYTES = 6 * MIB  # 3 to 5 MB were seen (moe_2gb.json, 40 tokens)
@@ -51,9 +54,10 @@ class Mixture:
         kernels: Kernels,
         rehearsal: Rehearsal,
         recorder: Recorder,
-        policy: OnlinePolicyName = "lfu",
+        policy: OnlinePolicyName | None = None,
     ) -> None:
-        self._home, self._recorder, self._policy = Home(), recorder, policy
+        """Follow `policy`, `lfu` by default; raise InputError if one is given and there are no experts."""
+        self._home, self._recorder, self._policy = Home(), recorder, policy or _POLICY
         self._files: Mapping[Path, DirectFile] = {}
         self._kernels = kernels
         counts = {
@@ -79,6 +83,8 @@ class Mixture:
             (t.format, t.shape): t for x in self.layers for e in x.experts for t in e.tensors
         }.values():
             kernels.of(tensor)
+        if policy is not None and not self.layers:
+            raise InputError(f"{source.path}: has no experts: leave out --expert-policy")
         self._slot_bytes = 0
         self.cache: ExpertCache | None = None
 
