@@ -26,6 +26,7 @@ def run_json(report: "RunReport") -> dict[str, object]:
     document["bound"] = report.prediction.bound
     document["planned_compute_s"] = report.prediction.compute_s
     document["planned_link_s"] = report.prediction.link_s
+    document["planned_unrouted_s"] = report.prediction.unrouted_s
     document["rows"] = rows_json(report.rows)
     return document
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import median
@@ -23,6 +23,7 @@ _LEAST_SAMPLE_S, _MOST_SAMPLE_S = 0.5, 1.5
 _BURST_RINGS = 2
 _ROUNDS = 4
 _LEAST_READ_BYTES = 2**23
+_MOST_REPEATS, _REPEATED_S = 4, 0.5  # of what is rehearsed: a long pass says enough the first time
 _SLOWER_DISK = 0.8  # a sample of half a second varies, but not by this much
 
 
@@ -84,6 +85,13 @@ class Prediction:
     def host_s(self) -> float:
         """Seconds per token that the disk before a host tier is busy; 0 without one."""
         return 0.0 if self.host is None else self.host.link_s
+
+    @property
+    def unrouted_s(self) -> float | None:
+        """Seconds of compute beside which no expert can be read unless it was guessed; None if dense."""
+        if self.routed is None:
+            return None
+        return self.compute_s - self.routed.compute_s + self.routed.last_s
 
     @property
     def routed_s(self) -> float:
@@ -253,6 +261,16 @@ def measure_wide(matrices: Iterable[Matrix], last: Matrix | None, rows: int, dty
         seconds = min([_products_s([sample], dtype, count) for _ in range(3)][1:])
         total_s += seconds / sample[1].tile.footprint_bytes * sum(m.tensor.footprint_bytes for m in alike)
     return total_s
+
+
+def median_s(work: Callable[[], object]) -> float:
+    """Return how long `work` takes: the median of up to three times, if it is short, after a first one."""
+    taken: list[float] = []
+    while len(taken) < _MOST_REPEATS and sum(taken) < _REPEATED_S:
+        started_s = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - started_s)
+    return median(taken[1:] or taken)
 
 
 def _products_s(homes: Iterable[tuple[Matrix, PinnedTile]], dtype: torch.dtype, rows: int = 1) -> float:
