@@ -24,11 +24,14 @@ def test_the_readme_names_commands() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_of_the_readme_work(command: str) -> None:
+def test_commands_of_the_readme_work(command: str, tmp_path: Path) -> None:
+    for folder in README.parent.iterdir():  # what the README names stands here; what it writes goes away
+        if folder.is_dir() and not folder.name.startswith("."):
+            (tmp_path / folder.name).symlink_to(folder)
     arguments = shlex.split(command)[1:]
     done = subprocess.run(
         [sys.executable, "-m", "tierline", *arguments],
-        cwd=README.parent, capture_output=True, text=True, timeout=120,
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout

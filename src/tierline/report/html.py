@@ -23,6 +23,7 @@ from tierline.report.figures.roofline import roofline_chart
 from tierline.report.figures.speed import speed_by_link, speed_by_memory
 from tierline.report.figures.timeline import token_timeline
 from tierline.report.figures.traffic import traffic_per_pass
+from tierline.report.plotly_script import plotly_script
 from tierline.report.roofline import build_roofline
 from tierline.report.rows import Rows, figure, footprint_rows, phase_rows, sensitivity_rows, used_tiers
 from tierline.report.simulation import headline
@@ -81,11 +82,6 @@ def report_html(plan: Plan, command: str, kept: Sequence[Kept] = ()) -> str:
     return made
 
 
-def plotly_script() -> str:
-    """Return the script that the plotly package brings; plotly itself is not imported."""
-    return (resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
-
-
 def _environment() -> Any:  # noqa: ANN401 - jinja2 is imported only here
     """Return the templates, which escape all that is put into them, unprintable characters first."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -124,7 +120,7 @@ def _content(plan: Plan, command: str, kept: Sequence[Kept]) -> dict[str, object
         "notes": plan.notes,
         "command": command,
         "css": _asset("report.css"),
-        "plotly": _markup(plotly_script()),
+        "plotly": _markup(plotly_script().decode()),
         "figures_js": _asset("figures.js"),
         "report_js": _asset("report.js"),
     }

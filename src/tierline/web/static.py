@@ -6,6 +6,8 @@ from importlib import resources
 from fastapi import FastAPI
 from fastapi.responses import Response
 
+from tierline.report.plotly_script import plotly_script
+
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 FILES = ("index.html", "page.css", "page.js", "controls.js", "header.js", "results.js", "live.js")
 FIGURES = "figures.js"
@@ -25,7 +27,7 @@ def add_static(app: FastAPI) -> None:
     def static(name: str) -> Response:
         """A file of the page."""
         if name == PLOTLY:
-            return _response(name, _plotly(), "max-age=86400")
+            return _response(name, plotly_script(), "max-age=86400")
         if name not in held:
             return Response(status_code=404)
         return _response(name, held[name])
@@ -35,11 +37,6 @@ def _held() -> Mapping[str, bytes]:
     folder = resources.files("tierline") / "web" / "page"
     figures = resources.files("tierline") / "report" / "assets" / FIGURES
     return {**{name: (folder / name).read_bytes() for name in FILES}, FIGURES: figures.read_bytes()}
-
-
-def _plotly() -> bytes:
-    """Return the script that the plotly package brings; plotly itself is not imported."""
-    return (resources.files("plotly") / "package_data" / "plotly.min.js").read_bytes()
 
 
 def _response(name: str, content: bytes, cache: str = "no-cache") -> Response:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 _PLACE = (0.095, 0.115, 0.55, 0.815)
+_HEIGHT, _LINE, _GAP, _TITLE = 4.4, 0.122, 0.05, 0.15  # inches
 _KEY_LETTERS = 40
 _CROWDED, _LEVELS = 0.045, 4
 _FEW_DECADES = 1e3
@@ -20,7 +21,7 @@ def draw_chart(chart: Chart) -> "Canvas":
     """Return the chart with its legend below it, or if it has a key, with both to the right of it."""
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(7.4, 4.4), layout=None if chart.key else "constrained")
+    canvas = Canvas(figsize=(7.4, _height(chart)), layout=None if chart.key else "constrained")
     axes = canvas.add_axes(_PLACE) if chart.key else canvas.subplots()
     _frame(axes, chart)
     stacked: list[float] = []
@@ -37,6 +38,14 @@ def draw_chart(chart: Chart) -> "Canvas":
         _rule(axes, rule, chart)
     _keys(axes, chart)
     return canvas
+
+
+def _height(chart: Chart) -> float:
+    """Return the height in inches: what is usual, or what the key and the legend below it need."""
+    texts = [text(entry.text) for entry in chart.key] + [text(s.name) for s in chart.series if s.in_legend]
+    lines = sum(len(textwrap.wrap(each, _KEY_LETTERS)) for each in texts)
+    needed = _LINE * lines + _GAP * (len(texts) + 2) + 2 * _TITLE
+    return max(_HEIGHT, needed / _PLACE[3]) if chart.key else _HEIGHT
 
 
 def _frame(axes: "Axes", chart: Chart) -> None:

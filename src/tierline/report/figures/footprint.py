@@ -59,14 +59,18 @@ def footprint_by_context(plan: Plan, batches: Sequence[int] = _BATCHES) -> Chart
     hits = [found for place, line in enumerate(lines) if (found := _hit(plan, line, place, most)) is not None]
     top = max(max(line.ys) for line in lines)
     weights = plan.footprint.weights_bytes
+    seen = (allowed,) * (allowed < 2 * top)
     return Chart(
         title=f"{plan.model.name} on {plan.machine.name}: memory as the context grows",
         x=Axis("context", "tokens", log=True, low=contexts[0], high=1.1 * most),
-        y=replace(bytes_axis("footprint", top, log=True), low=_BELOW * weights, high=_ABOVE * top),
+        y=replace(
+            bytes_axis("footprint", top, log=True),
+            low=_BELOW * min((weights, *seen)),
+            high=_ABOVE * max((top, *seen)),
+        ),
         series=(*lines, *hits),
         rules=(
-            *(Rule("y", allowed, f"{plan.tiers[0].name} allows {format_bytes(allowed)}"),)
-            * (allowed < 2 * top),
+            *(Rule("y", limit, f"{plan.tiers[0].name} allows {format_bytes(limit)}") for limit in seen),
             Rule("y", weights, f"weights alone {format_bytes(weights)}", "dot", "faint"),
         ),
         legend_title="batch",
