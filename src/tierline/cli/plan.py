@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tierline.cli import options
+from tierline.cli.asking import Asked, asks
 from tierline.cli.auto import AutoOption, auto_json, chosen_for, said
 from tierline.cli.figures import PLAN_FIGURES, Figures, PlanFigureOption, PlotOption, check_plot, plot_one
 from tierline.cost.training import Training
@@ -15,10 +16,9 @@ from tierline.formats.parse import parse_format
 from tierline.plan.build import plan_with
 from tierline.plan.guesses import Guesses, weigh_guesses
 from tierline.plan.residency import PREFETCH_DEPTH
-from tierline.plan.runtime import DEFAULT_RUNTIME
 from tierline.plan.sensitivity import DEFAULT_FORMATS
 from tierline.plan.sensitivity import sensitivity as find_sensitivity
-from tierline.scenario import Scenario, scenario
+from tierline.scenario import Scenario
 
 if TYPE_CHECKING:
     from tierline.plan.plan import Plan
@@ -79,9 +79,7 @@ def _plot(planned: "Plan", path: Path | None, name: str | None) -> None:
     plot_one(path, name, figures)
 
 
-def _guesses(
-    planned: "Plan", tokens: int | None, draft: str | None, on: str, overrides: list[str] | None
-) -> Guesses | None:
+def _guesses(planned: "Plan", tokens: int | None, draft: str | None, asked: Asked) -> Guesses | None:
     """Return what guessing takes, where it is asked for; the draft runs on the same machine and context."""
     if tokens is None:
         if draft is not None:
@@ -90,8 +88,10 @@ def _guesses(
     guesser = None
     if draft is not None:
         work = planned.workload
-        asked = scenario(draft, on, overrides=overrides, prompt_tokens=work.prompt_tokens, new=work.new)
-        guesser = plan_with(asked.model, asked.machine, asked.workload, asked.costing)
+        shared = {name: asked.options[name] for name in ("on", "overrides")}
+        drafting = Asked({"model": draft, **shared, "prompt_tokens": work.prompt_tokens, "new": work.new})
+        named = drafting.scenario()
+        guesser = plan_with(named.model, named.machine, named.workload, named.costing)
     return weigh_guesses(planned, tokens, guesser)
 
 
@@ -137,32 +137,10 @@ def _plan_training_parallel(asked: Scenario, how: Training, *, as_json: bool) ->
     print_training_parallel(planned)
 
 
+@asks()
 def plan(
     called: typer.Context,
-    model: options.ModelArgument,
-    on: options.OnOption = "this",
-    overrides: options.SetOption = None,
-    weights: options.WeightsOption = None,
-    kv: options.KvOption = "bf16",
-    activations: options.ActivationsOption = "bf16",
-    activation_policy: options.PolicyOption = "fused",
-    keep: options.KeepOption = None,
-    batch: options.BatchOption = 1,
-    prompt_tokens: options.PromptTokensOption = None,
-    new: options.NewOption = None,
-    context: options.ContextOption = None,
-    images: options.ImagesOption = None,
-    steps: options.StepsOption = None,
-    source_tokens: options.SourceTokensOption = None,
-    prefill_chunk: options.ChunkOption = None,
-    average_decode: options.AverageOption = False,
-    kv_block_tokens: options.BlockTokensOption = 1,
-    include: options.IncludeOption = "all",
-    hoist: options.HoistOption = True,
-    expert_shares: options.SharesOption = None,
-    runtime: options.RuntimeOption = DEFAULT_RUNTIME,
-    all_logits: options.AllLogitsOption = False,
-    parallel: options.ParallelOption = None,
+    asked: Asked,
     training: options.TrainingOption = None,
     checkpointing: options.CheckpointingOption = None,
     sensitivity: SensitivityOption = False,
@@ -178,47 +156,23 @@ def plan(
 
     Example: tierline plan smolvlm2-256m --on nexys-video --weights mxfp8:block=8 --context 1024
     """
-    how = _training(training, checkpointing, new, sensitivity=sensitivity)
+    how = _training(training, checkpointing, asked.options["new"], sensitivity=sensitivity)
     check_plot(plot, figure, PLAN_FIGURES)
     if how and plot is not None:
         raise InputError(f"--plot {plot}: figures are of inference; leave it out, or --training")
     chosen = _chosen(called, how) if auto else None
+    changes: dict[str, object] = {"new": 0} if how else {}
     if chosen is not None:
-        batch, prefill_chunk = chosen.batch, chosen.prefill_chunk
-    asked = scenario(
-        model,
-        on,
-        overrides=overrides,
-        weights=weights,
-        kv=kv,
-        activations=activations,
-        activation_policy=activation_policy,
-        keep=keep,
-        batch=batch,
-        prompt_tokens=prompt_tokens,
-        new=0 if how else new,
-        context=context,
-        images=images,
-        steps=steps,
-        source_tokens=source_tokens,
-        prefill_chunk=prefill_chunk,
-        average_decode=average_decode,
-        kv_block_tokens=kv_block_tokens,
-        include=include,
-        hoist=hoist,
-        expert_shares=expert_shares,
-        runtime=runtime,
-        all_logits=all_logits,
-        parallel=parallel,
-    )
+        changes = {"batch": chosen.batch, "prefill_chunk": chosen.prefill_chunk}
+    named = asked.scenario(**changes)
     if how:
-        _plan_training(asked, how, as_json=as_json)
+        _plan_training(named, how, as_json=as_json)
         return
     formats = [parse_format(name) for name in sensitivity_formats or DEFAULT_FORMATS]
     depth = chosen.prefetch_depth if chosen else PREFETCH_DEPTH
-    planned = plan_with(asked.model, asked.machine, asked.workload, asked.costing, prefetch_depth=depth)
+    planned = plan_with(named.model, named.machine, named.workload, named.costing, prefetch_depth=depth)
     kept = find_sensitivity(planned, formats) if sensitivity else ()
-    guesses = _guesses(planned, speculate, draft, on, overrides)
+    guesses = _guesses(planned, speculate, draft, asked)
     _plot(planned, plot, figure)
     if as_json:
         from tierline.report.schema import guesses_json, plan_json, sensitivity_json

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tierline.cli import options
+from tierline.cli.asking import Asked, asks
 from tierline.cli.figures import PlotOption, check_plot
 from tierline.cli.figures import plot as draw_plot
 from tierline.cost.costing import Costing
 from tierline.errors import InputError
 from tierline.formats.precision import Precision
-from tierline.scenario import scenario
 
 if TYPE_CHECKING:
     from tierline.report.roofline import Roofline
@@ -27,26 +27,22 @@ FormatsOption = Annotated[
 MOST_FORMATS = 6
 
 
+@asks(
+    "source_tokens",
+    "prefill_chunk",
+    "average_decode",
+    "kv_block_tokens",
+    "expert_shares",
+    "runtime",
+    "all_logits",
+    "parallel",
+    activation_policy="materialised",
+)
 def roofline(
-    model: options.ModelArgument,
-    on: options.OnOption = "this",
-    overrides: options.SetOption = None,
+    asked: Asked,
     phase: PhaseOption = None,
     formats: FormatsOption = None,
     plot: PlotOption = None,
-    weights: options.WeightsOption = None,
-    kv: options.KvOption = "bf16",
-    activations: options.ActivationsOption = "bf16",
-    activation_policy: options.PolicyOption = "materialised",
-    keep: options.KeepOption = None,
-    batch: options.BatchOption = 1,
-    prompt_tokens: options.PromptTokensOption = None,
-    new: options.NewOption = None,
-    context: options.ContextOption = None,
-    images: options.ImagesOption = None,
-    steps: options.StepsOption = None,
-    include: options.IncludeOption = "all",
-    hoist: options.HoistOption = True,
     as_json: options.JsonOption = False,
 ) -> None:
     """Every operation's intensity, what it can attain over each link, and what binds it.
@@ -54,29 +50,12 @@ def roofline(
     Example: tierline roofline smolvla --on alveo-u280 --formats int8,bf16 --phase vision --plot vision.png
     """
     check_plot(plot)
-    asked = scenario(
-        model,
-        on,
-        overrides=overrides,
-        weights=weights,
-        kv=kv,
-        activations=activations,
-        activation_policy=activation_policy,
-        keep=keep,
-        batch=batch,
-        prompt_tokens=prompt_tokens,
-        new=new,
-        context=context,
-        images=images,
-        steps=steps,
-        include=include,
-        hoist=hoist,
-    )
+    named = asked.scenario()
     from tierline.report.figures.roofline import roofline_chart
     from tierline.report.roofline import build_roofline
 
-    costings = _costings(asked.costing, formats)
-    built = build_roofline(asked.model, asked.machine, asked.workload, costings, phase or ())
+    costings = _costings(named.costing, formats)
+    built = build_roofline(named.model, named.machine, named.workload, costings, phase or ())
     draw_plot(plot, lambda: roofline_chart(built))
     _show(built, as_json=as_json)
 

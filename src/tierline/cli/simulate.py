@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tierline.cli import options
+from tierline.cli.asking import Asked, asks
 from tierline.cli.auto import AutoOption, auto_json, chosen_for, said
 from tierline.cli.figures import (
     SIMULATE_FIGURES,
@@ -18,7 +19,6 @@ from tierline.cli.figures import (
 )
 from tierline.errors import InputError
 from tierline.plan.build import plan_with
-from tierline.scenario import scenario
 from tierline.sim.options import (
     DISCIPLINES,
     GRANULARITIES,
@@ -98,28 +98,10 @@ TraceOption = Annotated[
 ]
 
 
+@asks("source_tokens", "average_decode", "runtime", "all_logits")
 def simulate(
     called: typer.Context,
-    model: options.ModelArgument,
-    on: options.OnOption = "this",
-    overrides: options.SetOption = None,
-    weights: options.WeightsOption = None,
-    kv: options.KvOption = "bf16",
-    activations: options.ActivationsOption = "bf16",
-    activation_policy: options.PolicyOption = "fused",
-    keep: options.KeepOption = None,
-    batch: options.BatchOption = 1,
-    prompt_tokens: options.PromptTokensOption = None,
-    new: options.NewOption = None,
-    context: options.ContextOption = None,
-    images: options.ImagesOption = None,
-    steps: options.StepsOption = None,
-    prefill_chunk: options.ChunkOption = None,
-    kv_block_tokens: options.BlockTokensOption = 1,
-    include: options.IncludeOption = "all",
-    hoist: options.HoistOption = True,
-    expert_shares: options.SharesOption = None,
-    parallel: options.ParallelOption = None,
+    asked: Asked,
     strategy: StrategyOption = "auto",
     policy: CachePolicyOption = None,
     capacity: CapacityOption = None,
@@ -187,34 +169,14 @@ def simulate(
         seed=seed,
         warm=warm,
     )
-    _check(want, plot, figure, asked_for if parallel is not None else None)
+    parallel = asked.options["parallel"] is not None
+    _check(want, plot, figure, asked_for if parallel else None)
     program_bytes = _program_bytes(program, instructions)
-    asked = scenario(
-        model,
-        on,
-        overrides=overrides,
-        weights=weights,
-        kv=kv,
-        activations=activations,
-        activation_policy=activation_policy,
-        keep=keep,
-        batch=batch,
-        prompt_tokens=prompt_tokens,
-        new=new,
-        context=context,
-        images=images,
-        steps=steps,
-        prefill_chunk=prefill_chunk,
-        kv_block_tokens=kv_block_tokens,
-        include=include,
-        hoist=hoist,
-        expert_shares=expert_shares,
-        parallel=parallel,
-    )
+    named = asked.scenario()
     planned = plan_with(
-        asked.model, asked.machine, asked.workload, asked.costing, program_bytes=program_bytes
+        named.model, named.machine, named.workload, named.costing, program_bytes=program_bytes
     )
-    if parallel is not None:
+    if parallel:
         _simulate_devices(planned, asked_for, trace, as_json=as_json)
     else:
         _write(_shown(planned, asked_for, want, as_json=as_json), trace, plot, figure)
