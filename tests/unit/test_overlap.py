@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tierline.run.overlap import Beside, overlapped
+from tierline.run.overlap import Beside, Sharing, overlapped, under_limit
 
 
 def sliced(
@@ -64,3 +64,19 @@ def test_a_slow_link_is_slower_still_while_products_run() -> None:
     step = overlapped(products_s=2, others_s=1, read_bytes=500, bytes_per_s=100, beside=Beside(1.5, 50))
     assert step.compute_s == 4
     assert step.bytes_per_s == pytest.approx(500 / 6.5)
+
+
+def test_a_disk_that_nearly_reaches_its_limit_reaches_it() -> None:
+    assert under_limit(530.0, 500) == 500
+    assert under_limit(463.0, 500) == 500
+    assert under_limit(401.0, 500) == 401
+    assert under_limit(401.0, None) == 401
+    assert under_limit(None, 500) is None
+
+
+def test_sharing_of_nothing_slows_nothing() -> None:
+    step = Sharing().step(products_s=0.7, others_s=0.11, read_bytes=17)
+    assert step.compute_s == pytest.approx(0.81)
+    assert step.bytes_per_s is None
+    shared = Sharing(100, Beside(1.5, 50)).step(products_s=2, others_s=1, read_bytes=500)
+    assert shared.compute_s == 4

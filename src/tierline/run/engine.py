@@ -36,8 +36,15 @@ from tierline.run.large_parts import refuse_large_parts
 from tierline.run.ledger import Ledger
 from tierline.run.matrix import Matrix, RowTable
 from tierline.run.meter import Outstanding, Reading
-from tierline.run.overlap import Step, overlapped
-from tierline.run.predict import Prediction, measure_beside, measure_link, measure_matrices, measure_wide
+from tierline.run.overlap import Sharing, Step, under_limit
+from tierline.run.predict import (
+    Prediction,
+    measure_beside,
+    measure_link,
+    measure_matrices,
+    measure_wide,
+    median_s,
+)
 from tierline.run.process_memory import bound_allocator, peak_resident_bytes, reset_peak, return_freed
 from tierline.run.recorder import Recorder
 from tierline.run.room import Room
@@ -112,7 +119,7 @@ class Engine:
         self._switch_interval_s = sys.getswitchinterval()
         self.weights: Weights | None = None
         self._kv_disk: KvDisk | None = None
-        self._room = Room(1, 1)
+        self._room, self._sharing = Room(1, 1), Sharing()
         self.reserved_bytes = 0
 
     def close(self) -> None:
@@ -199,14 +206,8 @@ class Engine:
         products_s = measure_matrices(matrices, dtype, rows)
         beside = measure_beside(matrices, staging, streamed, dtype, rows)
         alone = measure_link(staging, streamed, plan.read_bytes) or self.experts.measure_link()
-        limit = read_limit(self.source.path)  # a sample may have begun with a burst
-        return overlapped(
-            products_s=products_s,
-            others_s=overhead_s,
-            read_bytes=plan.read_bytes,
-            bytes_per_s=alone if alone is None or limit is None else min(alone, limit),
-            beside=beside,
-        )
+        self._sharing = Sharing(under_limit(alone, read_limit(self.source.path)), beside)
+        return self._sharing.step(products_s=products_s, others_s=overhead_s, read_bytes=plan.read_bytes)
 
     @property
     def cache_read_bytes(self) -> int:
@@ -232,7 +233,8 @@ class Engine:
     def prompt_s(self, tokens: int) -> float:
         """Return the seconds that a prompt of `tokens` takes besides waiting for reads; `load` comes first.
 
-        Everything but the products is rehearsed, products are timed on a tile of each kind.
+        Everything but the products is rehearsed, products are timed on a tile of each kind; both are slowed
+        by the reads beside them.
         """
         prompt = self._room.seen or {"input_ids": torch.zeros((1, tokens), dtype=torch.long)}
         chunk = min(tokens, self._room.chunk_tokens)
@@ -240,13 +242,14 @@ class Engine:
         self._rehearsal.on = True
         try:
             with torch.inference_mode():
-                started_s = perf_counter()
-                self._generate(prompt, 1, self._room)
-                overhead_s = perf_counter() - started_s
+                overhead_s = median_s(lambda: self._generate(prompt, 1, self._room))
                 products_s = measure_wide(self._matrices.values(), last, chunk, self._kernels.compute)
         finally:
             self._rehearsal.on = False
-        return overhead_s + tokens / chunk * (products_s + (routed.compute_s if routed else 0.0))
+        products_s = tokens / chunk * (products_s + (routed.compute_s if routed else 0.0))
+        tiles = () if self.weights is None else self.weights.plan.tile_read_bytes
+        read_bytes = -(-tokens // chunk) * sum(tiles)
+        return self._sharing.step(products_s=products_s, others_s=overhead_s, read_bytes=read_bytes).compute_s
 
     def prompt_routed(self, tokens: int) -> Routed | None:
         """Return what experts take in one pass over a prompt of `tokens`; None for a dense model."""

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+_NEARLY = 0.9
+
 
 @dataclass(frozen=True, slots=True)
 class Beside:
@@ -20,6 +22,35 @@ class Step:
 
     compute_s: float
     bytes_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """What the link gives alone, None without one, and what it and products do while both run."""
+
+    bytes_per_s: float | None = None
+    beside: Beside | None = None
+
+    def step(self, *, products_s: float, others_s: float, read_bytes: int) -> Step:
+        """Return a pass of so much compute, products and others, each alone, and so many bytes of reads."""
+        return overlapped(
+            products_s=products_s,
+            others_s=others_s,
+            read_bytes=read_bytes,
+            bytes_per_s=self.bytes_per_s,
+            beside=self.beside,
+        )
+
+
+def under_limit(sampled: float | None, limit: int | None) -> float | None:
+    """Return the rate of a disk that gave `sampled` bytes/s where the kernel limits it to `limit`.
+
+    A sample says whether the disk reaches its limit. One that nearly does reaches it over a pass: it may have
+    begun with a burst or with a wait, and the kernel makes up for what a slice of time did not use.
+    """
+    if sampled is None or limit is None:
+        return sampled
+    return float(limit) if sampled > _NEARLY * limit else sampled
 
 
 def overlapped(
