@@ -136,7 +136,8 @@ def _with_cache(tiles: Pass, read_bytes: int, link: LinkRate, ring_bytes: int) -
 def _with_experts(tiles: Pass, routed: Routed, link: LinkRate | None) -> Pass:
     """Return the pass with each layer's experts evenly among its steps, after what they are routed by.
 
-    What was guessed is fetched in its turn, like a tile, and the other misses when they are needed. The head
+    What was guessed is fetched in its turn, like a tile, and the other misses when they are needed. While
+    they come, others are computed: the step after them has what is left of that, and the last one. The head
     comes after the last layer: its part of the compute stays behind all experts.
     """
     path = () if link is None else (link.names[0],)
@@ -154,7 +155,9 @@ def _with_experts(tiles: Pass, routed: Routed, link: LinkRate | None) -> Pass:
         names += [f"{layer.path} guessed", layer.path]
         fetches.append(Fetch(names[-2], guessed, path) if guessed and path else None)
         fetches.append(Fetch(names[-1], missed, path, on_demand=True) if missed and path else None)
-        work += [0.0, layer.compute_s]
+        read_s = missed / link.bytes_per_s if link is not None else 0.0
+        last_s = min(layer.compute_s, routed.last_s / count)
+        work += [0.0, max(layer.compute_s - read_s, last_s)]
     return Pass(names, fetches, work)
 
 
