@@ -154,3 +154,35 @@ def test_goals_that_are_none(target: str) -> None:
         Goal.of(target, None, None, fits=False)
     with pytest.raises(InputError):
         Goal.of(None, None, None, fits=False)
+
+
+@pytest.mark.parametrize("name", ["vram", "peer"])
+def test_a_link_of_several_devices_is_varied_on_each(name: str) -> None:
+    given = {"model": [MODEL], "on": ["rtx-3090-x2"], "parallel": ["pp=2"]}
+    (answer,) = find(read_axes(given), Goal(tokens_per_s=2000.0), "link", link=name)
+    assert answer.value is not None
+    for rate, meets in ((answer.value, True), (answer.value - 1, False)):
+        at = planned("rtx-3090-x2", parallel="pp=2", overrides=[f"{name}.sustained={rate}B/s"])
+        assert (rate_of(at) >= 2000.0) is meets
+
+
+def test_the_most_batch_of_several_devices_is_the_most_and_their_memory_the_least() -> None:
+    given = {"model": [MODEL], "on": ["rtx-3090-x2"], "parallel": ["pp=2"], "context": ["8192"]}
+    (most,) = find(read_axes(given), Goal(fits=True), "batch")
+    (least,) = find(read_axes({**given, "batch": ["7"]}), Goal(fits=True), "memory")
+    assert most.value is not None
+    assert least.value is not None
+
+    def fits(batch: int, *overrides: str) -> bool:
+        asked = {"parallel": "pp=2", "context": 8192, "batch": batch, "overrides": overrides}
+        return planned("rtx-3090-x2", **asked).fits
+
+    assert (fits(most.value), fits(most.value + 1)) == (True, False)
+    capacity = least.value
+    assert fits(7, f"vram.capacity={capacity}B")
+    assert not fits(7, f"vram.capacity={capacity - 1}B")
+
+
+def test_what_would_take_too_many_plans_of_several_devices_is_refused() -> None:
+    (answer,) = answers(Goal(tokens_per_s=3.0), "context", on="rtx-3090-x2", parallel="tp=3")
+    assert "planned one by one" in answer.reason

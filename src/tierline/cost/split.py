@@ -1,5 +1,6 @@
 """How a model is split over devices: tensor, pipeline, expert and data parallelism, as in `tp=4,pp=2`."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
@@ -38,10 +39,10 @@ class Split:
         Keys are tp, pp, ep, dp, micro (micro-batches), layers (`even`, `memory` or `3:2`) and zero (0 or 1).
         Raises InputError for anything else.
         """
-        if text == AUTO:
+        if text.strip() == AUTO:
             return cls(auto=True)
         split, seen = cls(), set[str]()
-        for item in text[:_MOST_TEXT].replace("x", ",").split(","):
+        for item in re.split(r",|x(?=\s*[a-z]+\s*=)", text[:_MOST_TEXT]):
             key, equals, value = (part.strip() for part in item.partition("="))
             if not equals or key in seen:
                 raise _wrong(text, f"{item[:40]!r} is " + ("there twice" if equals else "no KEY=VALUE"))

@@ -130,7 +130,8 @@ def _along_count(
     case: Case, counts: Mapping[str, int], shown: Mapping[str, str], goal: Goal, varied: str
 ) -> Answer:
     """Return the most of a count that meets the goal, or where speed is asked for the best."""
-    if goal.only_fits and case.in_arrays and _only_grows(counts, varied):
+    split = case.asked.costing.split
+    if goal.only_fits and (case.in_arrays or split is not None) and _only_grows(counts, varied):
 
         def fits(value: int) -> bool:
             asked = {**counts, varied: value}
@@ -140,6 +141,11 @@ def _along_count(
         value = _most(fits, least, 10**9)
         plan = case.plan(workload_of(case.model, {**counts, varied: value or least}))
         return Answer(shown, varied, "", value, None, value is not None, "bisection", None, plan)
+    if split is not None:
+        raise InputError(
+            f"--parallel {split}: times of several devices are planned one by one, and {varied} has too many "
+            f"values to try; with --fits its largest is found, or give sweep a list: {flag(varied)} 1,8,64"
+        )
     return _scanned(case, counts, shown, goal, varied)
 
 
@@ -180,7 +186,7 @@ def _along_link(case: Case, plan: Plan, shown: Mapping[str, str], goal: Goal, li
     """Return the least rate of a link, or of the fast tier's port, that meets the goal: whole bytes/s."""
     machine = plan.machine
     name = link or _binding_link(plan)
-    rate = machine.fast.rate if name == machine.fast.name else machine.link(name).rate
+    rate = _rate_of(machine, name)
     has = rate.value if rate and (rate.sustained or rate.peak) else None
 
     def planned(bytes_per_s: int) -> Plan:
@@ -211,6 +217,11 @@ def _along_memory(case: Case, plan: Plan, shown: Mapping[str, str], goal: Goal) 
         value = _least(lambda c: goal.met(planned(c)), 1, _LARGEST)
         found = planned(value) if value is not None else plan
         return Answer(shown, MEMORY, name, value, has, value is not None, "bisection", None, found)
+    if plan.parallel is not None:
+        raise InputError(
+            f"--parallel {plan.costing.split}: memory is varied for --fits alone; for a speed give sweep a "
+            f"list: --set {name}.capacity=8GiB,16GiB"
+        )
     others, room = plan.footprint.others_bytes, 0
     main = main_phase(case.model, plan.workload.values())
     while True:  # placements change in steps, and not always for the better: each is tried
@@ -234,19 +245,46 @@ def _on(case: Case, plan: Plan, machine: Machine) -> Plan:
     )
 
 
+def _rate_of(machine: Machine, name: str) -> Rate | None:
+    if name == machine.fast.name:
+        return machine.fast.rate
+    joins = (x.rate for x in machine.interconnects if x.name == name)
+    return next(joins, None) or machine.link(name).rate
+
+
 def _with_rate(machine: Machine, name: str, bytes_per_s: int) -> Machine:
     rate = Rate(None, Sourced(float(bytes_per_s), "assumed", f"{flag('overrides')} {name}.sustained"))
-    if name == machine.fast.name:
-        return replace(machine, tiers=(replace(machine.fast, rate=rate), *machine.tiers[1:]))
-    return replace(
-        machine, links=tuple(replace(x, rate=rate) if x.name == name else x for x in machine.links)
-    )
+
+    def change(one: Machine) -> Machine:
+        if name == one.fast.name:
+            return replace(one, tiers=(replace(one.fast, rate=rate), *one.tiers[1:]))
+        return replace(
+            one,
+            links=tuple(replace(x, rate=rate) if x.name == name else x for x in one.links),
+            interconnects=tuple(replace(x, rate=rate) if x.name == name else x for x in one.interconnects),
+        )
+
+    return _everywhere(machine, change)
 
 
 def _with_capacity(machine: Machine, capacity_bytes: int) -> Machine:
-    capacity = Sourced(capacity_bytes, "assumed", f"{flag('overrides')} {machine.fast.name}.capacity")
-    fast: Tier = replace(machine.fast, capacity_bytes=capacity, free_bytes=None)
-    return replace(machine, tiers=(fast, *machine.tiers[1:]))
+    name = machine.fast.name
+    capacity = Sourced(capacity_bytes, "assumed", f"{flag('overrides')} {name}.capacity")
+
+    def change(one: Machine) -> Machine:
+        if one.fast.name != name:
+            return one
+        fast: Tier = replace(one.fast, capacity_bytes=capacity, free_bytes=None)
+        return replace(one, tiers=(fast, *one.tiers[1:]))
+
+    return _everywhere(machine, change)
+
+
+def _everywhere(machine: Machine, change: Callable[[Machine], Machine]) -> Machine:
+    """Return `machine` changed, and every device of it; devices that were one kind stay one."""
+    kinds = {id(d.machine): change(d.machine) for d in machine.devices}
+    devices = tuple(replace(d, machine=kinds[id(d.machine)]) for d in machine.devices)
+    return replace(change(machine), devices=devices)
 
 
 def _least(good: Callable[[int], bool], low: int, high: int) -> int | None:
