@@ -8,21 +8,24 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.legend import Legend
 
 import tierline
 from tierline.errors import InputError
 from tierline.plan.build import plan_with
 from tierline.plan.plan import Plan
-from tierline.report.figures.draw import draw
+from tierline.report.figures.draw import STYLE, draw
+from tierline.report.figures.draw_chart import draw_chart
 from tierline.report.figures.figure import Axis, Bars, Chart, Figure, Lanes, Rule, Series
 from tierline.report.figures.footprint import footprint_by_context, footprint_by_format
 from tierline.report.figures.interactive import plotly_figure
 from tierline.report.figures.memory import memory_map
 from tierline.report.figures.palette import COLOURS
-from tierline.report.figures.pareto import Point, front, pareto_chart
+from tierline.report.figures.pareto import Point, front, pareto_chart, sweep_chart
 from tierline.report.figures.residency import residency_chart
 from tierline.report.figures.roofline import roofline_chart
 from tierline.report.figures.speed import speed_by_link, speed_by_memory
@@ -31,6 +34,7 @@ from tierline.report.figures.traffic import traffic_per_pass
 from tierline.report.roofline import build_roofline
 from tierline.report.schema import plan_json
 from tierline.scenario import scenario
+from tierline.search.sweep import Question, tables
 from tierline.sim.break_even import break_even
 from tierline.trace import TraceEvent
 
@@ -249,6 +253,49 @@ def test_the_front_is_what_no_point_beats(pairs: list[tuple[int, int]]) -> None:
     assert len(found) == len(expected)
     mirrored = front([replace(p, x=-p.x, y=-p.y) for p in points], less_x=False, more_y=False)
     assert {(-p.x, -p.y) for p in mirrored} == expected
+
+
+def test_a_sweep_is_drawn_as_speed_over_what_is_held() -> None:
+    plans = {
+        (weights, batch): tierline.plan("smolvlm2-256m", "nexys-video", weights=weights, batch=batch)
+        for weights in ("mxfp8", "mxfp4")
+        for batch in (1, 3)
+    }
+    asked = {"model": ["smolvlm2-256m"], "on": ["nexys-video"], "weights": ["mxfp8,mxfp4"], "batch": ["1,3"]}
+    rows = [
+        dict(zip(table, cells, strict=True))
+        for table in tables(Question.of(asked))
+        for cells in zip(*(column.cells() for column in table.values()), strict=True)
+    ]
+    chart = sweep_chart(rows, ["weights", "batch"])
+    for weights in ("mxfp8", "mxfp4"):
+        (drawn,) = [s for s in chart.series if s.name == f"weights {weights}"]
+        wanted = [plans[weights, batch] for batch in (1, 3)]
+        held = tuple(plan.footprint.total_bytes - plan.residency.streamed_bytes for plan in wanted)
+        assert drawn.xs == held
+        speeds = [plan.main_phase.tokens_per_s for plan in wanted if plan.main_phase is not None]
+        assert drawn.ys == pytest.approx(speeds)
+    with pytest.raises(InputError, match="no row has tokens"):
+        sweep_chart([{**row, "tokens_per_s": None} for row in rows], [])
+
+
+def test_what_the_fast_tier_allows_is_within_the_axis() -> None:
+    chart = footprint_by_context(tierline.plan("llama-3.1-70b", "rtx-4090", weights="q4_k_m"))
+    (allowed,) = [rule.at for rule in chart.rules if "allows" in rule.label]
+    assert chart.y.low is not None
+    assert chart.y.low < allowed < min(chart.series[0].ys)
+
+
+def test_a_long_key_and_the_links_below_it_do_not_overlap() -> None:
+    plan = tierline.plan("llama-3.1-70b", "rtx-4090", weights="q4_k_m")
+    phases = ("prefill", "decode")
+    roofline = build_roofline(plan.model, plan.machine, plan.workload, [plan.costing], phases)
+    with mpl.rc_context({**STYLE}):
+        canvas = draw_chart(roofline_chart(roofline))
+        canvas.draw_without_rendering()
+    (axes,) = canvas.axes
+    key, links = [a.get_window_extent() for a in axes.get_children() if isinstance(a, Legend)]
+    assert not key.overlaps(links)
 
 
 def test_no_two_colours_are_alike() -> None:

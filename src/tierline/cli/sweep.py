@@ -9,6 +9,8 @@ import typer
 
 from tierline.cli import options
 from tierline.cli.axes import with_axes
+from tierline.cli.figures import PlotOption, check_plot
+from tierline.cli.figures import plot as draw_plot
 from tierline.cli.progress import rows_bar
 from tierline.errors import InputError
 
@@ -33,6 +35,7 @@ def _sweep(
     out: OutOption = None,
     workers: WorkersOption = None,
     cluster: ClusterOption = None,
+    plot: PlotOption = None,
     as_json: options.JsonOption = False,
     axes: Any = None,  # noqa: ANN401 - filled in by with_axes
 ) -> None:
@@ -40,18 +43,25 @@ def _sweep(
 
     MODEL, MACHINE (`all`, too) and every option of plan and simulate are axes. A row is the plan of its
     options; with options of simulate it is simulated as well. What cannot be planned is a row with a reason.
-    Run the same command again to go on where it was killed.
+    Run the same command again to go on where it was killed. --plot draws speed over memory, and the Pareto
+    front.
 
     Example: tierline sweep smolvlm2-256m --on nexys-video,kria-kv260 --weights mxfp8,mxfp4 --batch 1,8
     """
+    check_plot(plot)
     from tierline.search.sweep import Question
 
     question = Question.of({"model": [model], "on": [on], **axes})
     if out is None:
         if workers is not None or cluster is not None:
             raise InputError("--workers and --cluster write a file: add -o FILE")
-        _show(question, as_json=as_json)
+        if plot is None:
+            _show(question, as_json=as_json)
+        else:
+            _draw(question, plot, as_json=as_json)
         return
+    if plot is not None:
+        raise InputError("--plot draws the rows that stdout shows: leave it out, or -o")
     runner = _runner(question, workers, cluster)
     from tierline.search.sweep import sweep as write
 
@@ -96,15 +106,31 @@ def _show(question: "Question", *, as_json: bool) -> None:
         for table in tables(question):
             sys.stdout.write(encode(table, "csv").decode())
         return
+    typer.echo(json.dumps({"rows": _rows(question, "--json shows")}, indent=2))
+
+
+def _draw(question: "Question", path: Path, *, as_json: bool) -> None:
+    """Print rows on stdout, and draw them."""
+    from tierline.report.figures.pareto import sweep_chart
+
+    rows = _rows(question, "--plot draws")
+    _show(question, as_json=as_json)
+    varied = [axis.column for axis in question.evaluator.space.axes if len(axis) > 1]
+    draw_plot(path, lambda: sweep_chart(rows, varied))
+
+
+def _rows(question: "Question", what: str) -> list[dict[str, object]]:
+    from tierline.search.sweep import tables
+
     if question.rows > _MOST_SHOWN:
         raise InputError(
-            f"{question.rows:,} rows are more than the {_MOST_SHOWN:,} that --json shows: add -o FILE"
+            f"{question.rows:,} rows are more than the {_MOST_SHOWN:,} that {what}: -o FILE takes any number"
         )
     rows: list[dict[str, object]] = []
     for table in tables(question):
         cells = [column.cells() for column in table.values()]
         rows += (dict(zip(table, row, strict=True)) for row in zip(*cells, strict=True))
-    typer.echo(json.dumps({"rows": rows}, indent=2))
+    return rows
 
 
 sweep = with_axes(_sweep)

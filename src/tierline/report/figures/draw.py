@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".svg", ".pdf")
 _INK = {"ink": "#202020", "faint": "#707070"}
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     "font.size": 8.5,
     "axes.titlesize": 9.5,
     "axes.linewidth": 0.8,
@@ -43,7 +43,7 @@ def draw(figure: Figure, path: Path) -> None:
     check_path(path)
     import matplotlib as mpl
 
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]  # keys are checked by matplotlib
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]  # keys are checked by matplotlib
         canvas = _canvas(figure)
         metadata = {"Date": None} if path.suffix == ".svg" else {}
         canvas.savefig(path, dpi=_DPI, metadata=metadata)
