@@ -48,8 +48,8 @@ async def _events(request: Request, run: str) -> AsyncIterator[str]:
         now = await asyncio.to_thread(_now, run)
         if now is None:
             return
-        if now["updated_s"] != last:
-            last = now["updated_s"]
+        if (says := (now["updated_s"], now["stage"])) != last:  # who was killed says nothing any more
+            last = says
             yield f"data: {json.dumps(now)}\n\n"
         if now["stage"] in _ENDED:
             return

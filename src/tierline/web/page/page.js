@@ -267,12 +267,14 @@ async function start() {
   if (!settings[0].model) settings[0] = { ...START };
   settings.forEach((setting) => (setting.machine ??= START.machine));
   const first = refresh(settings.map((_, which) => which));
-  const early = [about("model", settings[0].model), about("machine", settings[0].machine)];
+  const early = Promise.allSettled([about("model", settings[0].model), about("machine", settings[0].machine)]);
   controls.offer(await ask("/api/choices"));
-  await Promise.allSettled(early);
+  await early;
   byId("compare").checked = settings.length > 1;
   byId("side-choice").hidden = settings.length < 2;
+  const { model, machine } = settings[0];
   await showSetting();
+  const replaced = settings[0].model !== model || settings[0].machine !== machine;
   const form = byId("controls");
   form.addEventListener("input", changed);
   form.addEventListener("change", changed);
@@ -290,6 +292,7 @@ async function start() {
   const redraw = () => results.draw(answers.slice(0, settings.length));
   results.onThemeChange(redraw);
   await first;
+  if (replaced) await refresh([0]); // the address named what is not there
   started = true;
   rest();
   root.dataset.readyMs = performance.now().toFixed(0);
