@@ -110,6 +110,12 @@ def run(
     live: Annotated[
         bool, typer.Option("--live", help="Show tiers, link rates, tokens and stalls, here and on the page.")
     ] = False,
+    auto: Annotated[
+        bool,
+        typer.Option(
+            "--auto", help="Take the memory that is free; placement, read-ahead and batch follow from it."
+        ),
+    ] = False,
     as_json: AnswerJsonOption = False,
 ) -> None:
     """Run a model for real, its weights streamed from disk under a memory budget.
@@ -120,7 +126,7 @@ def run(
     setting = Setting(
         source=open_source(model),
         resident=None if resident is None else parse_bytes(resident),
-        memory=memory_bytes(memory),
+        memory=_budget(memory, resident) if auto else memory_bytes(memory),
         trace=trace,
         lean=lean,
         pace=None if pace is None else find_pace(pace),
@@ -168,6 +174,13 @@ def run(
         answer(setting, request, as_json=as_json, live=live)
     else:
         take_turn(setting, request, context, session, as_json=as_json)
+
+
+def _budget(memory: str | None, resident: str | None) -> int | None:
+    """Return the bytes that are free; raise InputError where a budget was given."""
+    if memory is not None or resident is not None:
+        raise InputError("--auto: chooses the budget; leave it out, or --memory and --resident")
+    return memory_bytes("auto")
 
 
 def _refuse_with_prompts(
