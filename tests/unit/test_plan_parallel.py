@@ -316,3 +316,31 @@ def test_memories_are_each_devices_own_and_the_hosts_are_common() -> None:
     assert streamed.parallel is not None
     held = [d.plan.residency.streamed_bytes for d in streamed.parallel.devices]
     assert next(t for t in streamed.tiers if t.name == "nvme").used_bytes == sum(held)
+
+
+def test_a_link_that_stages_share_takes_the_time_of_all_its_bytes(tmp_path: Path) -> None:
+    plan = planned(cluster(tmp_path, 2), "pp=2", "llama-3.1-70b")
+    decode = plan.phase("decode")
+    assert decode is not None
+    (disk,) = (use for use in decode.links if use.name == "ssd")
+    assert disk.traffic_bytes > 0
+    assert disk.time_s == pytest.approx(disk.traffic_bytes / 1.3e9, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            ["qwen3-30b-a3b", "--parallel", "tp=8"],
+            "96.0 MiB of KV cache",
+        ),  # 4 key heads: each of 96 MiB twice
+        (["mixtral-8x7b", "--parallel", "ep=8", "--batch", "8"], "decode: the device whose experts"),
+    ],
+)
+def test_the_text_says_what_is_held_twice_and_who_is_busiest(
+    asked: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", *asked, "--on", "dgx-h100"])
+    assert not ended.value.code
+    assert said in capsys.readouterr().out

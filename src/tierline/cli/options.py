@@ -97,7 +97,8 @@ ParallelOption = Annotated[
     typer.Option(
         "--parallel",
         metavar="auto|tp=N,pp=N,ep=N,dp=N,...",
-        help="Split over a machine's devices; also micro=N, layers=even|memory|A:B, zero=1 (training).",
+        help="Split over a machine's devices; also micro=N, layers=even|memory|A:B, zero=1 (training). "
+        "In a list of sweep and find x joins: tp=8,tp=4xpp=2.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document in base units.")]

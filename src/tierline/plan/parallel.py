@@ -234,7 +234,7 @@ def _phase(whole: _Whole, phase: Phase, staged: StagedPhase) -> PhasePlan:
         bound=bound if time_s is not None else None,
         rate_kind=kind if time_s is not None else None,
         tokens_per_s=rows / time_s if time_s and phase.name in _TOKEN_PHASES else None,
-        links=tuple(_links(whole.devices, phase.name, micro)),
+        links=tuple(_links(whole, phase.name)),
     )
 
 
@@ -250,10 +250,15 @@ def _bound(device: DevicePlan, phase: PhasePlan) -> tuple[str | None, RateKind |
     return phase.bound, phase.rate_kind
 
 
-def _links(devices: Sequence[DevicePlan], phase: str, micro: int) -> Iterator[LinkUse]:
-    """Yield every link of a phase: bytes over all devices, seconds of the device that uses it most."""
+def _links(whole: _Whole, phase: str) -> Iterator[LinkUse]:
+    """Yield every link of a phase: bytes over all devices, and seconds of the device that uses it most.
+
+    A link of the common host is one for all: its seconds are those of all bytes.
+    """
+    machine, micro = whole.divided.machine, whole.divided.split.micro_batches
+    common = shared_links(machine)
     found: dict[str, LinkUse] = {}
-    for device in devices:
+    for device in whole.devices:
         planned = device.plan.phase(phase)
         for use in (*(planned.links if planned else ()), *exchanged_links(device, phase)):
             known = found.get(use.name, LinkUse(use.name, 0, 0.0, use.rate_kind))
@@ -262,7 +267,9 @@ def _links(devices: Sequence[DevicePlan], phase: str, micro: int) -> Iterator[Li
             found[use.name] = replace(
                 known, traffic_bytes=known.traffic_bytes + micro * use.traffic_bytes, time_s=time_s
             )
-    yield from found.values()
+    for use in found.values():
+        known_s = use.time_s is not None and use.name in common
+        yield replace(use, time_s=use.traffic_bytes / machine.link(use.name).rate.value) if known_s else use
 
 
 def exchanged_links(device: DevicePlan, phase: str | None = None) -> Iterator[LinkUse]:

@@ -63,7 +63,7 @@ def _parts(plan: Plan) -> Iterator[RenderableType]:
     if plan.parallel is not None:
         from tierline.report.tables_parallel import parallel_parts
 
-        yield from parallel_parts(plan.parallel)
+        yield from parallel_parts(plan, plan.parallel)
     if plan.phases:
         yield phase_table(plan.phases)
         yield from _links(plan)
@@ -159,7 +159,17 @@ def _links(plan: Plan) -> Iterator[Text]:
     for use in main.links:
         moved = f"{use.traffic_bytes // main.passes:,} B"
         took = "" if use.time_s is None else f" in {format_seconds(use.time_s / main.passes)}"
-        yield Text(shown(f"{main.name}: {moved} over {use.name} each pass{took}"))
+        who = " (bytes of all devices, time of the busiest)" if _each_has(plan, use.name) else ""
+        yield Text(shown(f"{main.name}: {moved} over {use.name} each pass{took}{who}"))
+
+
+def _each_has(plan: Plan, link: str) -> bool:
+    """Return whether every device of several has a link of this name of its own."""
+    if plan.parallel is None:
+        return False
+    from tierline.plan.shards import shared_links
+
+    return link not in shared_links(plan.machine)
 
 
 def add_row(table: Table, *cells: str) -> None:

@@ -6,7 +6,10 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tierline.cost.footprint import kv_cache_bytes
+from tierline.cost.weights import weigh
 from tierline.plan.devices import DevicePlan, Parallel, Use
+from tierline.plan.plan import Plan
 from tierline.plan.training_parallel import ParallelTraining
 from tierline.report.tables import add_row, console_of, open_table, shown
 from tierline.units import format_bytes, format_seconds
@@ -14,12 +17,14 @@ from tierline.units import format_bytes, format_seconds
 _MOST_DEVICES = 16
 
 
-def parallel_parts(parallel: Parallel) -> Iterator[RenderableType]:
+def parallel_parts(plan: Plan, parallel: Parallel) -> Iterator[RenderableType]:
     """Yield what each device holds, what one of them exchanges, and the stages of a pipeline."""
     yield _devices(parallel.devices)
+    yield from _copies(plan)
     busiest = max(parallel.devices, key=lambda d: sum(use.time_s for use in d.uses))
     if busiest.uses:
         yield _exchanges(busiest)
+    yield from _uneven(parallel.devices)
     if parallel.split.pp > 1:
         yield from _stages(parallel)
 
@@ -58,6 +63,28 @@ def _devices(devices: Sequence[DevicePlan]) -> Table:
     if len(devices) > _MOST_DEVICES:
         add_row(table, f"and {len(devices) - _MOST_DEVICES} more", *[""] * 6)
     return table
+
+
+def _copies(plan: Plan) -> Iterator[Text]:
+    """Yield how much is held more than once: key heads fewer than `tp`, what `ep` and `dp` do not divide."""
+    weights = weigh(plan.model, plan.costing.precision)
+    kv_bytes = kv_cache_bytes(plan.model, weights, plan.workload.values(), plan.costing)
+    more = {
+        "weights": plan.footprint.weights_bytes - weights.stored_bytes,
+        "KV cache": plan.footprint.kv_cache_bytes - int(kv_bytes),
+    }
+    held = [f"{format_bytes(count)} of {what}" for what, count in more.items() if count > 0]
+    if held:
+        yield Text(f"held again by other devices, beside one copy of all: {', '.join(held)}")
+
+
+def _uneven(devices: Sequence[DevicePlan]) -> Iterator[Text]:
+    """Yield by phase how much more arithmetic the device with the most visited experts has."""
+    phases = dict.fromkeys(name for device in devices for name in device.imbalance)
+    for phase in phases:
+        most = max(device.imbalance.get(phase, 1.0) for device in devices)
+        what = f"the device whose experts are visited most computes {most:.2f} times the mean"
+        yield Text(shown(f"{phase}: {what}"))
 
 
 def _exchanges(device: DevicePlan) -> Table:
