@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tierline.compare.forecast import Figures, Forecast, forecast
+from tierline.compare.forecast import Figures, Forecast, predict, workload
 from tierline.compare.passes import DISK
 from tierline.run.generate import Emit
 from tierline.run.report import RunReport
@@ -86,10 +86,16 @@ def measured_figures(report: RunReport) -> Figures:
 
 
 def compare(session: Session, request: Request, *, progress: Progress, emit: Emit) -> Comparison:
-    """Load the model, predict the run twice, then run it; raises as `Session.answer` does."""
+    """Load the model, fix what both predictions follow from, run it; raises as `Session.answer` does.
+
+    The simulation itself, a function of those numbers alone, comes last: what it takes of memory is not what
+    the run was allowed.
+    """
     prepared = session.prepare(request, progress)
-    foretold = forecast(session, prepared)
-    return Comparison(foretold, session.execute(prepared, emit))
+    work = workload(session, prepared)
+    report = session.execute(prepared, emit)
+    assert session.engine.weights is not None  # noqa: S101 - it has run
+    return Comparison(predict(session.engine.weights.plan, work, prepared.prediction), report)
 
 
 def _host_read_bytes(figures: Figures) -> float | None:

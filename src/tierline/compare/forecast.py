@@ -48,12 +48,12 @@ class Forecast:
         return tuple(timeline_events(self.passes, self.timeline))
 
 
-def forecast(session: Session, prepared: Prepared) -> Forecast:
-    """Return what the run that was prepared will do; nothing of it has been run yet."""
+def workload(session: Session, prepared: Prepared) -> Workload:
+    """Return the work of a run that was prepared, with the times of its compute: nothing has run yet."""
     weights, tokens = session.engine.weights, prepared.ids.shape[1]
     assert weights is not None  # noqa: S101 - preparing has loaded them
     prediction, steps = prepared.prediction, prepared.request.new - 1
-    work = Workload(
+    return Workload(
         prompt_tokens=tokens,
         prefill_passes=-(-tokens // CHUNK_TOKENS),
         decode_passes=min(steps, max(_FEWEST_PASSES, _MOST_STEPS // (len(weights.plan.tiles) + 1))),
@@ -63,7 +63,6 @@ def forecast(session: Session, prepared: Prepared) -> Forecast:
         prefill_routed=session.engine.prompt_routed(tokens),
         decode_routed=prediction.routed,
     )
-    return predict(weights.plan, work, prediction)
 
 
 def predict(plan: WeightPlan, work: Workload, prediction: Prediction) -> Forecast:
