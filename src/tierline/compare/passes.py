@@ -162,7 +162,7 @@ def _with_experts(tiles: Pass, routed: Routed, link: LinkRate | None) -> Pass:
 
 
 def _fetch(tile: Tile, read_bytes: int, path: tuple[str, ...], disk: DiskBefore | None) -> Fetch:
-    """Return how `tile` comes: over the link in whole sectors, or to a device exactly, some through a host."""
+    """Return how `tile` comes: in whole sectors, or exactly to a device, perhaps through a host's memory."""
     if disk is None:
         return Fetch(tile.name, read_bytes, path)
     return Fetch(tile.name, tile.footprint_bytes, (DISK, *path) if tile.name in disk.reads else path)
