@@ -26,6 +26,7 @@ function showSide(side, answer, several) {
   }
   const problem = [answer?.problem, answer?.timelineProblem].filter(Boolean);
   setText(byId(`problem-${side}`), problem.join(" "));
+  if (answer?.problem && !answer.plan) setText(byId(`verdict-${side}`), "No plan yet: change what is wrong");
   if (!answer?.plan) return;
   const { plan, timeline } = answer;
   const before = several ? `${"AB"[side]}: ` : "";
