@@ -1,5 +1,6 @@
 """`tierline run`: the model answers while its weights stream from disk."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -138,7 +139,11 @@ def run(
         expert_policy=checked_policy(expert_policy),
     )
     if benchmark:
-        _refuse_with_benchmark(text, chat=chat, session=session, prompts=prompts, speculate=speculate)
+        _refuse_with_benchmark(
+            {"TEXT": text, "--chat": chat, "--session": session, "--prompts": prompts, "-o": output,
+             "--batch": batch, "--speculate": speculate, "--image": image, "--live": live, "--trace": trace,
+             "--raw": raw, "--temperature": temperature}
+        )  # fmt: skip
         measure(setting, prompt_tokens=prompt_tokens, new=new, repeat=repeat, as_json=as_json)
         return
     if prompt_tokens is not None or repeat is not None:
@@ -196,12 +201,8 @@ def _refuse_with_prompts(
         )
 
 
-def _refuse_with_benchmark(
-    text: str | None, *, chat: bool, session: Path | None, prompts: Path | None, speculate: int
-) -> None:
-    """Raise InputError where --benchmark is asked to answer as well."""
-    if text is not None or chat or session is not None or prompts is not None or speculate:
-        raise InputError(
-            "--benchmark measures and answers nothing: leave out TEXT, --chat, --session, --prompts and "
-            "--speculate (how many guesses hold depends on the text)"
-        )
+def _refuse_with_benchmark(others: Mapping[str, object]) -> None:
+    """Raise InputError where --benchmark is asked to answer as well: for each of `others` that was given."""
+    given = [name for name, value in others.items() if value]
+    if given:
+        raise InputError(f"--benchmark measures and answers nothing: leave out {', '.join(given)}")
