@@ -48,7 +48,19 @@ def run(*words: str) -> dict[str, Any]:
     return json.loads(done.output)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("given", SETTINGS, ids=lambda g: f"{g['model'][0]} on {g['on'][0]}")
+def named(options: Options) -> str:
+    return f"{options['model'][0]} on {options['on'][0]}"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        SETTINGS[0],
+        *(pytest.param(given, marks=pytest.mark.slow) for given in SETTINGS[1:3]),
+        SETTINGS[3],
+    ],
+    ids=named,
+)
 def test_it_is_never_worse_than_a_fixed_policy(given: Options) -> None:
     given = {**given, "context": ("97",), "new": ("5",)}
     chosen = choose(given)
@@ -74,6 +86,7 @@ def test_the_command_that_it_gives_does_the_same_without_a_search() -> None:
     assert found["auto"]["simulated"] > 20
 
 
+@pytest.mark.slow
 def test_what_is_given_is_kept_even_where_it_is_the_default() -> None:
     words = ["smollm2-135m", "--on", "nexys-video", "--new", "4", "--context", "64"]
     free = run("simulate", *words, "--auto")

@@ -60,9 +60,9 @@ def brute(most: int, good: Callable[[int], bool]) -> int | None:
 @pytest.mark.parametrize(
     ("varied", "capacity", "others"),
     [
-        ("context", "262MiB", {}),
+        pytest.param("context", "262MiB", {}, marks=pytest.mark.slow),
         ("batch", "300MiB", {"context": "331", "new": "1"}),
-        ("new", "262MiB", {"prompt_tokens": "53"}),
+        pytest.param("new", "262MiB", {"prompt_tokens": "53"}, marks=pytest.mark.slow),
     ],
 )
 def test_the_most_that_fits_is_the_most(varied: str, capacity: str, others: dict[str, str]) -> None:
@@ -76,7 +76,7 @@ def test_the_most_that_fits_is_the_most(varied: str, capacity: str, others: dict
         except InputError:
             return False
 
-    assert answer.value == brute(250, good)
+    assert answer.value == brute(120 if varied == "batch" else 250, good)
     assert answer.value is not None
     assert not good(answer.value + 1)
 
@@ -84,7 +84,7 @@ def test_the_most_that_fits_is_the_most(varied: str, capacity: str, others: dict
 def test_the_most_context_at_a_rate_is_the_most() -> None:
     goal = Goal(tokens_per_s=3.69)
     (answer,) = answers(goal, "context")
-    assert answer.value == brute(400, lambda n: rate_of(planned(context=n)) >= 3.69)
+    assert answer.value == brute(290, lambda n: rate_of(planned(context=n)) >= 3.69)
     assert answer.method == "scan"
 
 
@@ -113,7 +113,7 @@ def test_the_least_memory_is_the_least_to_the_byte() -> None:
     for capacity, meets in ((slower.value, True), (slower.value - 1, False)):
         assert (rate_of(planned(overrides=[f"ddr3.capacity={capacity}B"])) >= 0.5) is meets
     others = planned().footprint.others_bytes
-    for capacity in range(others + 10**5, slower.value, 4_997_001):
+    for capacity in range(others + 10**5, slower.value, 19_997_001):
         plan = planned(overrides=[f"ddr3.capacity={capacity}B"])
         assert plan.strategy == "impossible" or rate_of(plan) < 0.5
 

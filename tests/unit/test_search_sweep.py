@@ -66,7 +66,7 @@ GIVEN = {
 }
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("suffix", [pytest.param("csv", marks=pytest.mark.slow), "parquet"])
 def test_a_sweep_that_ended_early_goes_on_and_is_as_if_it_had_not(tmp_path: Path, suffix: str) -> None:
     question = Question.of(GIVEN)
     assert len(question.chunks) > 3
