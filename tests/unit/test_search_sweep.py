@@ -28,6 +28,7 @@ def values(option: str, text: str) -> list[object]:
         ("overrides", "ddr3.sustained=1GB/s:4GB/s:x2", ["1GB/s", "2GB/s", "4GB/s"]),
         ("overrides", "pcie.gen=3:5:+1", ["3", "4", "5"]),
         ("hoist", "true,false", ["true", "false"]),
+        ("parallel", "tp=2;tp=1,pp=2", ["tp=2", "tp=1,pp=2"]),
         ("capacity", "1GiB:2GiB:+0.5GiB", ["1GiB", "1.5GiB", "2GiB"]),
     ],
 )  # fmt: skip

@@ -22,6 +22,8 @@ Ints = npt.NDArray[np.int64]
 
 _MOST_VALUES = 2**24
 _MOST_ROWS = 10**12
+# Options whose own values have commas, `tp=2,pp=2`: a semicolon stands between several.
+_COMMAS_WITHIN = ("parallel",)
 _FORMATS = ("weights", "kv", "activations", "keep")
 _ENDS = re.compile(r"([0-9.]{1,18})([A-Za-z/]*):([0-9.]{1,18})([A-Za-z/]*):([x+])([0-9.]{1,18})([A-Za-z/]*)")
 _UNITS = {"context": "context_tokens", "new": "new_tokens"}
@@ -158,6 +160,9 @@ def _texts(option: str, text: str) -> Iterator[str]:
         return
     if option == "model" and Path(text).exists():  # a path may have commas
         yield text
+        return
+    if option in _COMMAS_WITHIN:
+        yield from text.split(";")
         return
     for piece in _pieces(text) if option in _FORMATS else text.split(","):
         if not piece:
