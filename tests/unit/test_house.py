@@ -20,7 +20,7 @@ RANKS = {
     "formats": 2, "models": 3, "machines": 3,
     "probe": 4, "cost": 4, "place": 4, "plan": 5, "sim": 6, "run": 6, "scenario": 6,
     "compare": 7, "calibrate": 7, "search": 7, "testing": 7,
-    "report": 8, "audit": 9, "api": 9, "web": 9, "cli": 10, "__main__": 11,
+    "report": 8, "audit": 9, "api": 9, "web": 9, "serve": 10, "cli": 11, "__main__": 12,
 }  # fmt: skip
 MAY_IMPORT_TORCH = {"probe", "run", "testing"}
 HEAVY = {"torch", "transformers"}

@@ -27,6 +27,7 @@ VERBS = {
     "find": "The inverse: what rate, memory, format, context or machine meets a goal, to the byte.",
     "advise": "What would help, by simulated gain, with its cost in accuracy and memory.",
     "calibrate": "Measure this computer: disk, memory and kernels, alone and together; for --on this.",
+    "serve": "A model behind the OpenAI chat-completions API; what waits shares each pass.",
     "web": "Serve a page to explore with: verdict, memory map, roofline and timeline follow the controls.",
     "models": "List the models that Tierline knows by name, or show one.",
     "machines": "List the machines that Tierline knows by name, or show one.",

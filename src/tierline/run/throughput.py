@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from transformers.generation.streamers import BaseStreamer
 
+from tierline.run.batch import end_tokens, left_padded, pad_token
 from tierline.run.generate import chat_ids, prompt_ids
 from tierline.run.meter import Reading
 from tierline.run.predict import Prediction
@@ -143,11 +143,8 @@ def _answer(
     session: Session, group: Sequence[list[int]], request: Request, totals: _Totals
 ) -> list[list[int]]:
     """Return the answers' token ids, in the order of `group`; every answer ends before its end token."""
-    engine, tokenizer = session.engine, session.tokenizer
-    pad: Any = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
-    longest = max(len(ids) for ids in group)
-    padded = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in group])
-    mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in group])
+    engine, pad = session.engine, pad_token(session)
+    padded, mask = left_padded(group, pad)
     counter = _Counter(engine.measured)
     torch.manual_seed(request.seed)
     with torch.inference_mode():
@@ -160,15 +157,10 @@ def _answer(
             streamer=counter,
             **request.choice(),
         )
-    ends = _ends(engine.model.generation_config)
-    found = [_until(row, ends) for row in made[:, longest:].tolist()]
+    ends = end_tokens(session)
+    found = [_until(row, ends) for row in made[:, padded.shape[1] :].tolist()]
     counter.add_to(totals, [len(ids) for ids in found])
     return found
-
-
-def _ends(config: Any) -> set[int]:  # noqa: ANN401 - transformers' config, or None
-    ends = getattr(config, "eos_token_id", None)
-    return set() if ends is None else set(ends) if isinstance(ends, list) else {ends}
 
 
 def _until(row: list[int], ends: set[int]) -> list[int]:

@@ -4,7 +4,8 @@ A page on another site can make a browser send requests here; it cannot change `
 `Sec-Fetch-Site`. A name that an attacker points at this address (DNS rebinding) comes as `Host`.
 """
 
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+import json
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from ipaddress import ip_address
 from typing import Any
 
@@ -34,9 +35,19 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 class Guard:
     """Refuses requests that are meant for another host or come from another site's page."""
 
-    def __init__(self, app: App, hosts: Collection[str]) -> None:
-        """`hosts` are the names that this server goes by; beyond loopback, any bare address is one too."""
-        self._app = app
+    def __init__(
+        self,
+        app: App,
+        hosts: Collection[str],
+        *,
+        most_bytes: int = MOST_REQUEST_BYTES,
+        problem: Callable[[str], Mapping[str, object]] = lambda why: {"message": why},
+    ) -> None:
+        """`hosts` are the names that this server goes by; beyond loopback, any bare address is one too.
+
+        A request of more than `most_bytes` is not read to its end; `problem` makes a refusal's JSON.
+        """
+        self._app, self._most_bytes, self._problem = app, most_bytes, problem
         self._hosts = {host.lower() for host in hosts} | set(LOOPBACK)
         self._bare = not set(hosts) <= set(LOOPBACK)
 
@@ -62,10 +73,10 @@ class Guard:
             nonlocal taken
             message = await receive()
             taken += len(message.get("body", b""))
-            return {"type": "http.disconnect"} if taken > MOST_REQUEST_BYTES else message
+            return {"type": "http.disconnect"} if taken > self._most_bytes else message
 
         if refusal:
-            await _refuse(answer, refusal)
+            await _refuse(answer, json.dumps(self._problem(refusal)).encode())
         else:
             await self._app(scope, bounded, answer)
 
@@ -100,8 +111,7 @@ def _name(host: str) -> str:
     return host.partition(":")[0].lower()
 
 
-async def _refuse(send: Send, why: str) -> None:
-    body = b'{"message": "' + why.encode() + b'"}'
+async def _refuse(send: Send, body: bytes) -> None:
     await send(
         {
             "type": "http.response.start",

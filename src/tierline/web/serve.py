@@ -1,4 +1,4 @@
-"""The page's server on a socket."""
+"""A server on a socket: the page's, or any other application's."""
 
 import socket
 from collections.abc import Callable
@@ -8,20 +8,24 @@ import uvicorn
 
 from tierline.errors import InputError
 from tierline.web.app import create_app
-from tierline.web.guard import LOOPBACK
+from tierline.web.guard import LOOPBACK, App
 
 
 class _Server(uvicorn.Server):
-    """Says where it is once it listens."""
+    """Says where it is once it listens, and ends when `ended` says so."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], ended: Callable[[], bool]) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._ready, self._ended = ready, ended
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen."""
         await super().startup(sockets)
         self._ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to end now; asked ten times a second."""
+        return await super().on_tick(counter) or self._ended()
 
 
 def serve(host: str, port: int, announce: Callable[[str], None]) -> None:
@@ -29,22 +33,40 @@ def serve(host: str, port: int, announce: Callable[[str], None]) -> None:
 
     Raises InputError where the address cannot be had.
     """
+    serve_app(create_app((host, *LOOPBACK)), host, port, announce)
+
+
+def serve_app(
+    app: App,
+    host: str,
+    port: int,
+    announce: Callable[[str], None],
+    *,
+    grace_s: int = 1,
+    connections: int = 64,
+    ended: Callable[[], bool] = lambda: False,
+) -> None:
+    """Serve `app` on `host` until interrupted or `ended`; `announce` gets its address once it answers.
+
+    What is being answered then has `grace_s` to come to its end. Raises InputError where the address cannot
+    be had.
+    """
     listening = _listening(host, port)
     bound = listening.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
     config = uvicorn.Config(
-        create_app((host, *LOOPBACK)),
+        app,
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=grace_s,
         timeout_keep_alive=30,
         h11_max_incomplete_event_size=2**16,
-        limit_concurrency=64,
+        limit_concurrency=connections,
         ws="none",
     )
     with listening:
-        _Server(config, lambda: announce(f"http://{shown}:{bound}/")).run(sockets=[listening])
+        _Server(config, lambda: announce(f"http://{shown}:{bound}/"), ended).run(sockets=[listening])
 
 
 def _listening(host: str, port: int) -> socket.socket:
