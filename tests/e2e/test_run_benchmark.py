@@ -18,7 +18,7 @@ capacity = { value = "8GiB", kind = "assumed", source = "test" }
 [links.wire]
 from = "host"
 to = "ddr"
-sustained = { value = "2MB/s", kind = "assumed", source = "test" }
+sustained = { value = "800kB/s", kind = "assumed", source = "test" }
 """
 
 
@@ -30,19 +30,20 @@ def tierline(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_rates_are_those_of_the_link(tiny_llama: Path, tmp_path: Path) -> None:
     board = tmp_path / "board.toml"
     board.write_text(BOARD, encoding="utf-8")
-    refused = tierline(tiny_llama, "--benchmark", "--prompt-tokens", "7", "--new", "4", "--resident", "1KiB")
+    refused = tierline(tiny_llama, "--benchmark", "--prompt-tokens", "7", "--new", "2", "--resident", "1KiB")
     least = re.search(r"Give --resident (\d+B)", refused.stderr)
     assert least, refused.stderr
-    asked = ("--benchmark", "--prompt-tokens", "7", "--new", "4", "--repeat", "2", "--resident", least[1])
+    asked = ("--benchmark", "--prompt-tokens", "7", "--new", "2", "--repeat", "2", "--resident", least[1])
     done = tierline(tiny_llama, *asked, "--pace", board, "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["read_bytes_per_token"] == pytest.approx(document["weights_streamed_bytes"], rel=0.01)
     prompt, decode = document["tests"]
-    assert (prompt["test"], decode["test"]) == ("pp7", "tg4")
+    assert (prompt["test"], decode["test"]) == ("pp7", "tg2")
     assert len(decode["samples_tokens_per_s"]) == 2
-    assert decode["tokens_per_s"] == pytest.approx(2e6 / document["weights_streamed_bytes"], rel=0.05)
-    assert document["planned_tokens_per_s"] == pytest.approx(decode["tokens_per_s"], rel=0.05)
+    link = 8e5 / document["weights_streamed_bytes"]
+    assert document["planned_tokens_per_s"] == pytest.approx(link, rel=0.02)
+    assert 0.85 * link < decode["tokens_per_s"] < 1.05 * link  # never faster, and slower on a busy computer
     # A prompt crosses the link once for all its tokens; part of it lies ready from the pass before.
     assert prompt["tokens_per_s"] > 7 * decode["tokens_per_s"] * 0.9
 
