@@ -149,7 +149,7 @@ def test_bytes_read_are_those_of_the_routing_that_happened(
         prepared = session.prepare(REQUEST, nothing)
         cache = experts.cache
         assert cache is not None
-        assert cache.slots + cache._guesses >= slots
+        assert cache.slots + cache.guesses >= slots
         oracle = Oracle(policy, cache.slots, [(k[0], k[1]) for k in _resident(cache)])
         visits.clear()
         report = session.execute(prepared, nothing)

@@ -45,6 +45,8 @@ def compare(
     memory: MemoryOption = None,
     new: NewOption = 32,
     raw: RawOption = False,
+    kv: KvOption = None,
+    kv_offload: KvOffloadOption = False,
     pace: PaceOption = None,
     host: HostOption = None,
     stripe: StripeOption = None,
@@ -70,6 +72,7 @@ def compare(
         host=host_bytes(host, pace, stripe),
         stripes=tuple(stripe or ()),
         new=new,
+        kv=kv_choice(kv, kv_offload),
         plot=plot,
     )
     request = Request(checked_text(text), new=new, raw=raw)
