@@ -9,6 +9,9 @@ MODEL = $$($(PYTHON) -c "from importlib.metadata import files; print(next(str(f.
 # imports whatever of them it finds.
 ENCODERS := $(VENV)/encoders
 
+# A test file to a process, two at a time: each then computes with one thread.
+TESTS := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile
+
 .PHONY: demo test slow lint bench bench-engine clean
 
 $(READY): pyproject.toml constraints.txt Makefile
@@ -27,11 +30,11 @@ demo: $(READY)
 	$(VENV)/bin/tierline run "$(MODEL)" "What is the capital of France?" --resident 44MiB
 
 test: $(READY) $(ENCODERS)/.ready
-	$(PYTHON) -m pytest -q
+	$(TESTS) -q
 	PYTHONPATH=$(ENCODERS) $(PYTHON) -m pytest -q tests/unit/test_formats_encoders.py
 
 slow: $(READY)
-	$(PYTHON) -m pytest -q -m slow
+	$(TESTS) -q -m slow
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -72,7 +72,8 @@ def scenario(
 ) -> Scenario:
     """Return what the options name; raise InputError for whatever is unknown or inconsistent.
 
-    `model` is a model, or what names one. Formats and counts are checked before it and the machine are opened.
+    `model` is a model, or what names one. Formats and counts are checked before it and the machine are
+    opened.
     """
     precision = Precision.of(weights=weights, kv=kv, activations=activations, keep=keep or ())
     for name, count in (("prefill-chunk", prefill_chunk), ("kv-block-tokens", kv_block_tokens)):

@@ -123,8 +123,8 @@ def test_a_disk_that_slows_down_a_hundredfold_is_said(
             arrived.append(text)
             if len(arrived) == 3:
                 assert not caplog.records
-                assert session._link is not None  # as a disk does: without telling anybody
-                session._link.pace = Pace("board", "usb", fast.bytes_per_s / 100, 0.0)
+                (link,) = session._links  # as a disk does: without telling anybody
+                link.pace = Pace("board", "usb", fast.bytes_per_s / 100, 0.0)
 
         session.answer(Request("t3 t141 t59", new=9, raw=True), progress=lambda *_: None, emit=slow_down)
     (told,) = caplog.records

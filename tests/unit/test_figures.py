@@ -290,7 +290,7 @@ def test_a_long_key_and_the_links_below_it_do_not_overlap() -> None:
     plan = tierline.plan("llama-3.1-70b", "rtx-4090", weights="q4_k_m")
     phases = ("prefill", "decode")
     roofline = build_roofline(plan.model, plan.machine, plan.workload, [plan.costing], phases)
-    with mpl.rc_context({**STYLE}):
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]  # keys are checked by matplotlib
         canvas = draw_chart(roofline_chart(roofline))
         canvas.draw_without_rendering()
     (axes,) = canvas.axes

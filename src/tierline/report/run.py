@@ -141,8 +141,8 @@ def pace_line(pace: "Pace", *, copied: bool = False) -> str:
     if copied:
         return (
             f"paced: a copy within this computer's memory stands for {pace.name}, "
-            f"{format_rate(pace.bytes_per_s)} and {format_seconds(pace.latency_s)} a copy; disk and compute are "
-            "this computer's"
+            f"{format_rate(pace.bytes_per_s)} and {format_seconds(pace.latency_s)} a copy; disk and compute "
+            "are this computer's"
         )
     return (
         f"paced: reads slowed to {pace.name}, {format_rate(pace.bytes_per_s)} and "

@@ -50,7 +50,8 @@ class StreamedPass:
     @property
     def rate_bytes_per_s(self) -> float:
         """The link's own rate."""
-        return self.pipeline.links[self.link].rate
+        rate: float = self.pipeline.links[self.link].rate
+        return rate
 
     def time_s(self, rate_bytes_per_s: float) -> float:
         """Return what a pass takes, others like it before it, if the link had this rate."""

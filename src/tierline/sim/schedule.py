@@ -207,8 +207,10 @@ class _Scheduler:
             tables = units.footprint_bytes <= room
             uses = [u.name for p in passes for t in p.turns for u in _cached_uses(t, units, tables=tables)]
             return Belady(uses, bypass=name == "belady-bypass")
-        online = next((known for known in ONLINE_POLICIES if known == name), "random")
-        return online_policy(online, self._options.seed)
+        for online in ONLINE_POLICIES:
+            if online == name:
+                return online_policy(online, self._options.seed)
+        return online_policy("random", self._options.seed)
 
     def _kept(
         self, strategy: Strategy, policy: PolicyName, units: Units, capacity: int, slots: int

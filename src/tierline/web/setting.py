@@ -122,7 +122,7 @@ def plan_command(setting: Setting, model: str) -> str:
 def report_command(setting: Setting, model: str) -> str:
     """Return the command line that writes the report of the same plan."""
     on, machine, *others = _shared(setting)
-    return shlex.join(["tierline", "report", model, on, machine, "-o", "report.html", *others])
+    return shlex.join(["tierline", "report", model, on, machine, *others, "-o", "report.html"])
 
 
 def simulate_command(setting: Setting, model: str, phase: str) -> str:
