@@ -3,7 +3,7 @@
 import os
 import sys
 
-import xllamacpp  # type: ignore[import-not-found]
+import xllamacpp
 
 params = xllamacpp.CommonParams()
 params.model.path = sys.argv[1]
