@@ -334,10 +334,8 @@ class Engine:
                 frequencies.div_(factors.to(frequencies.dtype))
 
     def _rehearse(self, room: Room) -> tuple[float, int]:
-        """Run a prompt and a few tokens without weights.
-
-        Returns the seconds per token of everything but the weights, and the most memory that the process
-        held: the interpreter, the libraries, and the activations of one chunk of the prompt.
+        """Run a prompt and a few tokens without weights: return the seconds per token of all else, and the
+        most memory that the process held (interpreter, libraries, activations of a chunk of the prompt).
         """
         longest = (self.source.model.max_context or sys.maxsize) - _REHEARSED_STEPS - 1
         tokens = max(1, min(room.prompt_tokens, room.chunk_tokens, longest))
@@ -350,6 +348,8 @@ class Engine:
             with torch.inference_mode():
                 self._generate(prompt, (_REHEARSED_STEPS + 1) * (1 + room.drafts), room)
                 self._rehearse_products(room.batch * tokens)
+                if room.seen:  # looking comes first, but on top of all that libraries keep from the rest
+                    self._generate(prompt, 1, room)
         finally:
             self._rehearsal.on = False
             hook.remove()
@@ -377,7 +377,6 @@ class Engine:
                 x = torch.zeros(count, stored.shape[1], dtype=self._kernels.compute)
                 self._kernels.of(stored).matmul(x, blank, tile.stop - tile.start)
         self.experts.rehearse(rows)
-        self._tower.rehearse(self._kernels)
 
     def _matrix_order(self) -> list[StoredTensor]:
         """Return the matrices that a decode step multiplies with, in its order."""

@@ -26,7 +26,7 @@ from tierline.run.tiles import SMALLEST_TILE_BYTES, Tile, tile_limit, tiles_of, 
 from tierline.run.verify import CheckedTile, RowChecks, check_tile
 
 _SAMPLED_ROWS = 1024
-_PRELUDE_TILE_BYTES = 2**20  # staging that a decode step has no use for is better spent on pinning
+PRELUDE_TILE_BYTES = 2**20  # staging that a decode step has no use for is better spent on pinning
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
@@ -122,7 +122,7 @@ class Planner:
             (self._order, SMALLEST_TILE_BYTES),
         ):
             tiles, units = self._cut(tensors, limit)
-            prelude, before = self._cut(self._prelude, min(limit, _PRELUDE_TILE_BYTES))
+            prelude, before = self._cut(self._prelude, min(limit, PRELUDE_TILE_BYTES))
             slot_bytes = max((unit.footprint_bytes for unit in before), default=0)
             placement = place(
                 units, room_bytes, slots=self._slots, slot_bytes=slot_bytes, shared=bool(before)

@@ -19,7 +19,7 @@ from tierline.serve.schema import ChatRequest
 from tierline.serve.service import Service, Ticket
 from tierline.web.guard import App, Guard
 
-MOST_BODY_BYTES = 2**23
+_LEAST_BODY_BYTES, _TOKEN_BYTES = 2**16, 64  # a token is seldom more than this, escaped in JSON
 _CLIENT_GONE = 499  # as nginx has it in its log: nobody gets it
 _LOOK_S = 0.25  # how often it is looked whether who waits for a whole answer is still there
 
@@ -42,7 +42,8 @@ def create_app(service: Service, hosts: Collection[str]) -> App:
     app.add_exception_handler(HTTPException, _missing)
     _add_models(app, service)
     app.add_api_route("/v1/chat/completions", _chat, methods=["POST"], response_model=None)
-    return Guard(app, hosts, most_bytes=MOST_BODY_BYTES, problem=lambda why: error_body(403, why))
+    most_bytes = _LEAST_BODY_BYTES + _TOKEN_BYTES * service.limits.context
+    return Guard(app, hosts, most_bytes=most_bytes, problem=lambda why: error_body(403, why))
 
 
 def _add_models(app: FastAPI, service: Service) -> None:

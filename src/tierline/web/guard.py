@@ -75,8 +75,11 @@ class Guard:
             taken += len(message.get("body", b""))
             return {"type": "http.disconnect"} if taken > self._most_bytes else message
 
+        status = 403
+        if not refusal and self._is_too_long(scope):
+            status, refusal = 413, f"more than {self._most_bytes:,} bytes are not taken"
         if refusal:
-            await _refuse(answer, json.dumps(self._problem(refusal)).encode())
+            await _refuse(answer, status, json.dumps(self._problem(refusal)).encode())
         else:
             await self._app(scope, bounded, answer)
 
@@ -91,6 +94,11 @@ class Guard:
         if headers.get(b"sec-fetch-site", b"none").decode("latin-1") not in _SAME:
             return "a page of another site cannot ask"
         return ""
+
+    def _is_too_long(self, scope: Message) -> bool:
+        """Return whether a request says beforehand that it is too long."""
+        said = dict(scope["headers"]).get(b"content-length", b"0")
+        return said.isdigit() and int(said[:20]) > self._most_bytes
 
     def _known(self, name: str) -> bool:
         if name in self._hosts:
@@ -111,11 +119,11 @@ def _name(host: str) -> str:
     return host.partition(":")[0].lower()
 
 
-async def _refuse(send: Send, body: bytes) -> None:
+async def _refuse(send: Send, status: int, body: bytes) -> None:
     await send(
         {
             "type": "http.response.start",
-            "status": 403,
+            "status": status,
             "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())],
         }
     )

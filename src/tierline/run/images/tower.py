@@ -15,13 +15,10 @@ from transformers import PreTrainedModel
 from tierline.errors import InputError
 from tierline.models.stored import StoredTensor
 from tierline.run.attach import Rehearsal, image_parts
-from tierline.run.kernels import Kernels
 from tierline.run.matrix import Matrix
 from tierline.run.room import Room
 from tierline.run.source import Source
-from tierline.run.weights import WeightPlan, Weights
-
-_REHEARSED_ROWS = 128
+from tierline.run.weights import PRELUDE_TILE_BYTES, WeightPlan, Weights
 
 
 class Tower:
@@ -31,10 +28,11 @@ class Tower:
         self._source = source
         self._forwards: dict[str, _Fetching] = {}
         self._called: dict[str, None] = {}
+        multiplied = set[torch.Size]()
         for part in image_parts(model):
             for path, module in model.get_submodule(part).named_modules(prefix=part):
                 if next(module.parameters(recurse=False), None) is not None:
-                    forward = _Fetching(path, module, module.forward, self._called, rehearsal)
+                    forward = _Fetching(path, module, module.forward, self._called, multiplied, rehearsal)
                     self._forwards[path] = module.forward = forward
 
     @property
@@ -51,13 +49,6 @@ class Tower:
             f.held_bytes for f in self._forwards.values() if next(f.module.children(), None) is not None
         ]
         return max(leaves, default=0) + sum(others) if self._called else 0
-
-    def rehearse(self, kernels: Kernels) -> None:
-        """Multiply a few rows with a blank matrix of each shape, for what libraries keep of each."""
-        shapes = {f.module.weight.shape for p in self._called if (f := self._forwards[p]).is_linear}
-        for rows, columns in shapes:
-            x = torch.zeros(_REHEARSED_ROWS, columns, dtype=kernels.compute)
-            nn.functional.linear(x, torch.zeros(rows, columns, dtype=kernels.compute), x.new_zeros(rows))
 
     def hand_over(self, weights: Weights) -> None:
         """Let the modules that a prompt with images used fetch their tensors from `weights`."""
@@ -87,10 +78,11 @@ class _Fetching:
         module: Any,  # noqa: ANN401 - any module
         own: Callable[..., Any],
         called: dict[str, None],
+        multiplied: set[torch.Size],
         rehearsal: Rehearsal,
     ) -> None:
         self.path, self.module, self._own = path, module, own
-        self._called, self._rehearsal = called, rehearsal
+        self._called, self._multiplied, self._rehearsal = called, multiplied, rehearsal
         self.is_linear = type(module) is nn.Linear
         attributes = [name for name, _ in module.named_parameters(recurse=False)]
         # The bias of a product goes into each of its tiles, so it has to be there first.
@@ -113,7 +105,7 @@ class _Fetching:
         if self._rehearsal.on:
             self._called.setdefault(self.path)
             if self.is_linear:
-                return inputs[0].new_zeros(*inputs[0].shape[:-1], self.module.out_features)
+                return self._rehearsed(inputs[0])
             return self._own(*inputs, **named)
         if len(self.stored) < len(self._attributes):
             raise InputError(
@@ -135,13 +127,30 @@ class _Fetching:
     def _product(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x @ W.T + bias`, shape `(..., out_features)`, tile by tile."""
         bias = None if self.module.bias is None else _whole(self.stored[f"{self.path}.bias"])
-        weight, parts = self.stored[f"{self.path}.weight"], []
+        weight = self.stored[f"{self.path}.weight"]
+        out = None if len(weight.tiles) == 1 else x.new_empty(*x.shape[:-1], self.module.out_features)
         for home in weight.tiles:
             start, stop = home.tile.start, home.tile.stop
             with home.borrow() as raw:
                 tile = weight.kernel.expand(raw, stop - start, weight.tensor.shape[1])
-                parts.append(nn.functional.linear(x, tile, None if bias is None else bias[start:stop]))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+                part = nn.functional.linear(x, tile, None if bias is None else bias[start:stop])
+            if out is None:
+                return part
+            out[..., start:stop] = part
+        assert out is not None  # noqa: S101 - there is a tile
+        return out
+
+    def _rehearsed(self, x: torch.Tensor) -> torch.Tensor:
+        """Return zeros as `_product` does; the first of a shape multiplies, for what that takes besides."""
+        weight = self.module.weight
+        rows, columns = weight.shape
+        count = -(-weight.numel() * weight.element_size() // PRELUDE_TILE_BYTES)
+        out = x.new_zeros(*x.shape[:-1], rows)
+        if weight.shape not in self._multiplied:
+            self._multiplied.add(weight.shape)
+            tile = x.new_zeros(-(-rows // count), columns)
+            nn.functional.linear(x, tile, tile[:, 0])
+        return out
 
 
 def _whole(stored: Matrix) -> torch.Tensor:
@@ -151,4 +160,4 @@ def _whole(stored: Matrix) -> torch.Tensor:
     for home in stored.tiles:
         with home.borrow() as raw:
             parts.append(stored.kernel.expand(raw, home.tile.stop - home.tile.start, columns).clone())
-    return torch.cat(parts).view(shape)
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(shape)
