@@ -132,6 +132,20 @@ def test_two_images_and_their_order_matter(smolvlm: Path, image: Path, tmp_path:
     assert {marks for _, marks in answers} == {2 * 5 * 4}  # 2 x 2 pieces and the whole, 4 tokens each
 
 
+@pytest.mark.slow
+def test_images_of_a_model_that_places_them_are_told_apart(image: Path, tmp_path: Path) -> None:
+    path = write_seeing(tmp_path, "qwen2_vl")
+    two = replace(REQUEST, images=(image, image))
+    theirs: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.bfloat16)
+    with prepared(path, two, None) as (session, ready), torch.inference_mode():
+        assert len(session.execute(ready, nothing).token_ids) > 0
+        assert torch.equal(session.engine.model(**ready.seen).logits, theirs(**ready.seen).logits)
+    beside = replace(two, text="t3 <|image_pad|><|image_pad|>")
+    with Session(open_source(path), resident=None, memory=None) as session:  # noqa: SIM117 - two steps
+        with pytest.raises(InputError, match="2 images stand in 1 places"):
+            session.prepare(beside, nothing)
+
+
 def test_without_images_it_answers_text_and_holds_nothing_that_looks(smolvlm: Path) -> None:
     with prepared(smolvlm, REQUEST, None) as (session, ready):
         assert len(session.execute(ready, nothing).token_ids) > 0

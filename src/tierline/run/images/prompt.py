@@ -4,6 +4,7 @@ Torchvision is not needed: the video part of a processor, which cannot do withou
 """
 
 import inspect
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from tierline.run.source import Source
 # SmolVLM's processor is Idefics3's with videos, and cannot be made without what reads those.
 _PLAIN_PROCESSORS = {"smolvlm": "Idefics3Processor"}
 _PARTS = ["image_processor", "tokenizer"]
+_AROUND = ("<|vision_start|>", "<|vision_end|>")  # the tokens that Qwen's models have around an image
 
 
 def image_prompt(
@@ -33,6 +35,7 @@ def image_prompt(
     try:
         processor = _processor(source, tokenizer)
         made = processor(text=_text(processor, request), images=images, return_tensors="pt")
+        _check_apart(made, len(images))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{source.path}: its processor takes no such prompt: {str(error)[:300]}") from error
     return {name: value for name, value in made.items() if isinstance(value, torch.Tensor)}
@@ -49,7 +52,19 @@ def _text(processor: Any, request: Request) -> str:  # noqa: ANN401 - each class
     marked = request.text.count(mark)
     if marked not in (0, count):
         raise ValueError(f"the text has {marked} times {mark}, and there are {count} images")
-    return request.text if marked else f"{mark * count}{request.text}"
+    around = [name for name in _AROUND if name in processor.tokenizer.get_added_vocab()]
+    each = mark.join(around) if len(around) == len(_AROUND) else mark
+    return request.text if marked else f"{each * count}{request.text}"
+
+
+def _check_apart(made: Any, count: int) -> None:  # noqa: ANN401 - as above
+    """Raise ValueError where a model that counts positions by image could not tell images apart."""
+    if "image_grid_thw" not in made:
+        return
+    kinds = made["mm_token_type_ids"][0].tolist()
+    found = sum(1 for before, kind in pairwise([0, *kinds]) if kind and not before)
+    if found != count:
+        raise ValueError(f"{count} images stand in {found} places: put something between them")
 
 
 def _processor(source: Source, tokenizer: PreTrainedTokenizerBase) -> Any:  # noqa: ANN401 - as above
