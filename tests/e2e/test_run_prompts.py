@@ -103,7 +103,7 @@ def test_killed_for_real_it_goes_on(model: Path, tmp_path: Path) -> None:
 
 def test_as_many_run_together_as_the_budget_holds(model: Path) -> None:
     room = Room(prompt_tokens=400, new=100)
-    with Session(open_source(model), resident=None, memory=None) as session:
+    with Session(open_source(model), resident=None, memory=2**38) as session:
         assert most_sequences(session, room) == MOST_SEQUENCES
     with Session(open_source(model), resident=None, memory=2**34) as plenty:
         one = 2**34 - plenty.engine.spare_bytes(room)
