@@ -79,7 +79,7 @@ def test_three_tiers_are_predicted_link_by_link(tiny_llama: Path, board: Path) -
     weights_bytes = (tiny_llama / "model.safetensors").stat().st_size
     done = tierline(
         "compare", tiny_llama, PROMPT, "--raw", "--new", "6", "--resident", smallest(tiny_llama),
-        "--pace", board, "--host", f"{weights_bytes // 3}B", "--json",
+        "--pace", board, "--host", f"{weights_bytes // 2}B", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
@@ -93,7 +93,7 @@ def test_three_tiers_are_predicted_link_by_link(tiny_llama: Path, board: Path) -
     wire, disk = (rows[f"link:{name} bytes per token"]["measured"] for name in ("wire", "disk"))
     assert 0 < disk < wire  # the host keeps what its slots leave
     assert "stands for board:wire" in tierline(
-        "run", tiny_llama, PROMPT, "--raw", "--new", "2", "--pace", board, "--host", f"{weights_bytes // 3}B",
+        "run", tiny_llama, PROMPT, "--raw", "--new", "2", "--pace", board, "--host", f"{weights_bytes // 2}B",
         "--resident", smallest(tiny_llama),
     ).stdout  # fmt: skip
 
@@ -134,7 +134,7 @@ def test_the_table_has_every_column_and_says_that_it_is_paced(tiny_llama: Path, 
         "--new",
         "3",
         "--resident",
-        "300KiB",
+        "400KiB",
         "--pace",
         f"{board}:wire",
     )
@@ -165,7 +165,7 @@ def test_a_resident_run_compares_without_a_link(tiny_llama: Path) -> None:
 
 def test_run_says_in_json_that_it_was_paced(tiny_llama: Path, board: Path) -> None:
     done = tierline(
-        "run", tiny_llama, PROMPT, "--raw", "--new", "4", "--resident", "300KiB", "--pace", board, "--json"
+        "run", tiny_llama, PROMPT, "--raw", "--new", "4", "--resident", "400KiB", "--pace", board, "--json"
     )
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)

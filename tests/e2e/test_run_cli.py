@@ -17,7 +17,7 @@ def tierline(*arguments: str | Path, timeout_s: float = 120) -> subprocess.Compl
 
 
 def test_json_is_one_document_and_the_answer_goes_to_stderr(tiny_llama: Path) -> None:
-    done = tierline("run", tiny_llama, PROMPT, "--raw", "--new", "8", "--resident", "300KiB", "--json")
+    done = tierline("run", tiny_llama, PROMPT, "--raw", "--new", "8", "--resident", "400KiB", "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     wanted = (
@@ -26,13 +26,13 @@ def test_json_is_one_document_and_the_answer_goes_to_stderr(tiny_llama: Path) ->
         "allowed_bytes reserved_bytes projected_bytes measured_bytes rows"
     )
     assert set(wanted.split()) <= set(document)
-    assert document["weights_resident_peak_bytes"] <= 300 * 1024
+    assert document["weights_resident_peak_bytes"] <= 400 * 1024
     assert document["text"].strip() in done.stderr
     assert len(document["token_ids"]) == 8
 
 
 def test_the_table_compares_planned_with_measured(tiny_llama: Path) -> None:
-    done = tierline("run", tiny_llama, PROMPT, "--raw", "--new", "8", "--resident", "300KiB")
+    done = tierline("run", tiny_llama, PROMPT, "--raw", "--new", "8", "--resident", "400KiB")
     assert done.returncode == 0, done.stderr
     for row in (
         "planned",

@@ -15,6 +15,7 @@ from tierline.place.placement import Unit, place
 from tierline.run.needs import Needs
 from tierline.run.pace import Pace
 from tierline.run.predict import Prediction, paced
+from tierline.run.staging import READERS
 from tierline.run.tiles import tiles_of
 from tierline.run.weights import WeightPlan
 from tierline.sim.kernel import LinkSpec
@@ -28,7 +29,7 @@ def plan_of(rows: int, capacity_bytes: int, row_read_bytes: int = 0) -> WeightPl
     """A matrix of `rows` rows in tiles of one row, as much of it pinned as the capacity leaves."""
     tensor = StoredTensor("w", "int8", (rows, ROW_BYTES), Path("x"), 0, rows * ROW_BYTES)
     tiles = tuple(tiles_of(tensor, ROW_BYTES))
-    placement = place([Unit(t.name, t.footprint_bytes) for t in tiles], capacity_bytes, slots=3)
+    placement = place([Unit(t.name, t.footprint_bytes) for t in tiles], capacity_bytes, slots=READERS + 1)
     assert placement is not None
     read = tuple(u.footprint_bytes for u in placement.streamed)
     return WeightPlan(placement, tiles, Needs(0, 0, 0), read, row_read_bytes)
@@ -95,11 +96,11 @@ def test_one_token_has_a_first_rate_and_no_steady_one() -> None:
 def test_a_pace_replaces_the_rate_and_a_disk_too_slow_for_it_is_refused() -> None:
     plan = plan_of(97, 43 * ROW_BYTES)
     pace = Pace("board", "usb", 1e5, 0.05)
-    through = Prediction(0.01, plan.read_bytes, 4e4, 7919)
+    through = Prediction(0.01, plan.read_bytes, 8e4, 7919)
     with pytest.raises(Exception, match=r"--pace board:usb: this disk gives"):
         paced(Prediction(0.01, plan.read_bytes, 1e4, 7919), pace, plan.tile_read_bytes)
-    # Two requests of 1009 B in flight every 50 ms and 10.09 ms.
-    expected = 2 * ROW_BYTES / (0.05 + ROW_BYTES / 1e5)
+    # As many requests as there are readers, of 1009 B in flight every 50 ms and 10.09 ms.
+    expected = READERS * ROW_BYTES / (0.05 + ROW_BYTES / 1e5)
     found = paced(through, pace, plan.tile_read_bytes)
     assert found.read_bytes_per_s == pytest.approx(expected)
     assert found.bound == "link:usb"

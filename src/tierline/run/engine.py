@@ -4,9 +4,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from inspect import signature
-from itertools import pairwise
 from pathlib import Path
-from time import perf_counter
 
 import torch
 from torch import nn
@@ -47,6 +45,7 @@ from tierline.run.predict import (
 )
 from tierline.run.process_memory import bound_allocator, peak_resident_bytes, reset_peak, return_freed
 from tierline.run.recorder import Recorder
+from tierline.run.rehearsed import RehearsedSteps
 from tierline.run.room import Room
 from tierline.run.slowdown import Slowdown
 from tierline.run.source import Source
@@ -145,11 +144,13 @@ class Engine:
         self._room = room
         fixed_bytes = self._load_fixed()
         return_freed()  # a tokenizer's JSON leaves tens of MB behind
-        overhead_s, self.reserved_bytes = self._rehearse(room)
+        steps, self.reserved_bytes = self._rehearse(room)
         self.reserved_bytes += self.experts.beside_bytes
         kv_bytes = room.kv_held_bytes(self.source.model, self.source.compute_format)
         host_bytes = 0 if self.host is None else self.host.capacity_bytes
         planner = self._planner(fixed_bytes)
+        others_bytes = kv_bytes + planner.needs.least_bytes
+        steps.refuse_thrash(self.allowed_bytes, self.reserved_bytes - fixed_bytes, others_bytes)
         budget = weight_budget(
             resident=self._resident,
             memory=self.allowed_bytes,
@@ -168,7 +169,7 @@ class Engine:
         if self.allowed_bytes is not None:
             guard(self.model, room, self.allowed_bytes)
         with torch.inference_mode():
-            step = self._measure_step(plan, self.weights.staging, overhead_s)
+            step = self._measure_step(plan, self.weights.staging, steps.step_s)
             routed = self.experts.expect(room.rows, self._head_fraction())
         prediction = Prediction(
             compute_s=step.compute_s + (routed.compute_s if routed else 0.0),
@@ -333,15 +334,15 @@ class Engine:
             if isinstance(frequencies, torch.Tensor):
                 frequencies.div_(factors.to(frequencies.dtype))
 
-    def _rehearse(self, room: Room) -> tuple[float, int]:
-        """Run a prompt and a few tokens without weights: return the seconds per token of all else, and the
-        most memory that the process held (interpreter, libraries, activations of a chunk of the prompt).
+    def _rehearse(self, room: Room) -> tuple[RehearsedSteps, int]:
+        """Run a prompt and a few tokens without weights: return what the passes showed, and the most memory
+        that the process held (interpreter, libraries, activations of a chunk of the prompt).
         """
         longest = (self.source.model.max_context or sys.maxsize) - _REHEARSED_STEPS - 1
         tokens = max(1, min(room.prompt_tokens, room.chunk_tokens, longest))
         prompt = room.seen or {"input_ids": torch.zeros((room.batch, tokens), dtype=torch.long)}
-        arrived: list[float] = []
-        hook = self.model.register_forward_hook(lambda *_: arrived.append(perf_counter()))
+        steps = RehearsedSteps()
+        hook = self.model.register_forward_hook(steps.note)
         self._rehearsal.on = True
         reset_peak()
         try:
@@ -353,8 +354,7 @@ class Engine:
         finally:
             self._rehearsal.on = False
             hook.remove()
-        steps = sorted(b - a for a, b in pairwise(arrived))
-        return steps[len(steps) // 2], peak_resident_bytes() + _UNREHEARSED_BYTES
+        return steps, peak_resident_bytes() + _UNREHEARSED_BYTES
 
     def _generate(self, prompt: Mapping[str, torch.Tensor], new: int, room: Room) -> None:
         self.model.generate(  # type: ignore[operator]

@@ -4,6 +4,7 @@ import ctypes
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
+_IO = Path("/proc/self/io")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
 _RETURNED_BYTES = 2**20
 
@@ -29,6 +30,15 @@ def _status_bytes(field: str) -> int:
         if name == field:
             return int(rest.split()[0]) * 1024
     raise OSError(f"{_STATUS} has no {field}")
+
+
+def fetched_bytes() -> int:
+    """Return the bytes that storage gave this process so far, pages of libraries included."""
+    for line in _IO.read_text(encoding="ascii").splitlines():
+        name, _, rest = line.partition(": ")
+        if name == "read_bytes":
+            return int(rest)
+    raise OSError(f"{_IO} has no read_bytes")
 
 
 def return_freed() -> None:

@@ -25,7 +25,7 @@ from tierline.run.slowdown import Slowdown
 from tierline.run.tiles import Tile
 
 _PLACE_BYTES = 4096  # places in the ring start on pages, which satisfies every sector size
-READERS = 2  # reads in flight
+READERS = 4  # reads in flight: two leave a disk that is far away half idle
 _WAIT_S = 1.0  # how long compute waits before it looks whether the readers are still alive
 
 
