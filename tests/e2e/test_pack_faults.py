@@ -167,7 +167,7 @@ def test_the_command_line_packs_and_runs(tiny_llama: Path, tmp_path: Path) -> No
     done = tierline("pack", str(tiny_llama), str(out), "--weights", "int4:group=32")
     assert done.returncode == 0, done.stderr
     assert "int4:group=32,scale=bf16,zero=float: " in done.stdout
-    ran = tierline("run", str(out), "t3 t141", "--raw", "--new", "4", "--json", "--resident", "730KiB")
+    ran = tierline("run", str(out), "t3 t141", "--raw", "--new", "4", "--json", "--resident", "800KiB")
     assert ran.returncode == 0, ran.stderr
     report = json.loads(ran.stdout)
     assert report["weights_streamed_bytes"] > 0

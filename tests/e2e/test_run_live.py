@@ -32,9 +32,9 @@ def on_a_terminal(command: list[str], environment: dict[str, str]) -> tuple[int,
 def test_a_live_run_draws_its_meters_and_can_be_followed(tiny_llama: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path), "COLUMNS": "120"}
     command = [sys.executable, "-m", "tierline", "run", str(tiny_llama), PROMPT, "--raw", "--new", "24"]
-    code, said = on_a_terminal([*command, "--resident", "300KiB", "--live"], environment)
+    code, said = on_a_terminal([*command, "--resident", "400KiB", "--live"], environment)
     assert code == 0, said
-    for words in ("dram: weights", "of 300.0 KiB", "link: disk", "24 of 24 tokens", "compute waits"):
+    for words in ("dram: weights", "of 400.0 KiB", "link: disk", "24 of 24 tokens", "compute waits"):
         assert words in said, words
     (left,) = (tmp_path / "tierline").glob("run-*.json")
     run = json.loads(left.read_text(encoding="utf-8"))

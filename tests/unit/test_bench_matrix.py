@@ -135,6 +135,7 @@ def test_the_page_has_a_row_for_every_outcome(monkeypatch: pytest.MonkeyPatch, t
 def test_what_is_foretold_follows_from_bytes_and_rates() -> None:
     from matrix.foretell import Known, foretell
 
+    from tierline.run.staging import READERS
     from tierline.run.tiles import tile_limit
 
     mib = 2**20
@@ -142,7 +143,7 @@ def test_what_is_foretold_follows_from_bytes_and_rates() -> None:
     disk = {"alone_bytes_per_s": 401.0 * mib, "beside_int8_bytes_per_s": 307.0 * mib}
     found = foretell(known, 709 * mib, disk, "int8")
     room = (709 - 307) * mib
-    read = 997 * mib - (room - 3 * tile_limit(room)) + 13
+    read = 997 * mib - (room - (READERS + 1) * tile_limit(room)) + 13
     assert found.read_bytes_per_token == read
     assert found.tokens_per_s == pytest.approx(1 / (0.11 + (read - 307 * mib * 0.11) / (401 * mib)))
     assert foretell(known, 307 * mib, disk, "int8").tokens_per_s is None

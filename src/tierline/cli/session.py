@@ -182,7 +182,8 @@ def opened_session(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
                 yield session, bar
             finally:
                 bar.stop()
-                remember_reserve(source, session.engine.reserved_bytes, lean=lean)
+                if setting.memory is None:  # within a limit, the kernel may have taken pages back
+                    remember_reserve(source, session.engine.reserved_bytes, lean=lean)
 
 
 @contextmanager

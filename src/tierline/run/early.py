@@ -65,4 +65,4 @@ def _record(source: Source, *, lean: bool) -> Path:
     made_by = [version(package) for package in ("tierline", "torch", "transformers")]
     kind = [source.config, source.compute_format, lean, made_by]
     digest = hashlib.sha256(json.dumps(kind, sort_keys=True, default=str).encode()).hexdigest()
-    return cache_folder() / f"reserve-{digest[:32]}.txt"
+    return cache_folder() / f"unlimited-reserve-{digest[:32]}.txt"
