@@ -33,12 +33,15 @@ def _status_bytes(field: str) -> int:
 
 
 def fetched_bytes() -> int:
-    """Return the bytes that storage gave this process so far, pages of libraries included."""
-    for line in _IO.read_text(encoding="ascii").splitlines():
-        name, _, rest = line.partition(": ")
-        if name == "read_bytes":
-            return int(rest)
-    raise OSError(f"{_IO} has no read_bytes")
+    """Return the bytes that storage gave this process so far, pages of libraries included.
+
+    0 where the kernel does not count them, or does not tell.
+    """
+    try:
+        lines = _IO.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("read_bytes:")), 0)
 
 
 def return_freed() -> None:
