@@ -163,7 +163,12 @@ def test_a_full_disk_keeps_what_was_answered(tmp_path: Path, monkeypatch: pytest
 
 def test_options_that_do_not_go_together_are_refused(model: Path) -> None:
     program = [sys.executable, "-m", "tierline", "run", str(model)]
-    for options in (["--batch", "3", "hi"], ["--prompts", "x.jsonl"], ["-o", "x", "--prompts", "y", "text"]):
+    for options in (
+        ["--batch", "3", "hi"],
+        ["--prompts", "x.jsonl"],
+        ["-o", "x", "--prompts", "y", "text"],
+        ["--chat", "--prompts", "y", "-o", "x"],
+    ):
         done = subprocess.run([*program, *options], capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert "--prompts" in done.stderr

@@ -1,6 +1,5 @@
 """`tierline run`: the model answers while its weights stream from disk."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +30,7 @@ from tierline.cli.session import (
     kv_choice,
     memory_bytes,
 )
+from tierline.cli.together import refuse_mixed
 from tierline.errors import InputError
 from tierline.run.images.files import check_images
 from tierline.run.pace import find_pace
@@ -124,6 +124,12 @@ def run(
     Example: tierline run model.gguf "What is the capital of France?" --resident 44MiB
     """
     # Headers and options are checked before anything heavy is imported: a bad file answers at once.
+    refuse_mixed(
+        {"TEXT": text, "--raw": raw, "--temperature": temperature, "--chat": chat, "--session": session,
+         "--trace": trace, "--image": image, "--speculate": speculate, "--prompts": prompts, "-o": output,
+         "--batch": batch, "--benchmark": benchmark, "--prompt-tokens": prompt_tokens, "--repeat": repeat,
+         "--live": live, "--json": as_json}
+    )  # fmt: skip
     setting = Setting(
         source=open_source(model),
         resident=None if resident is None else parse_bytes(resident),
@@ -138,23 +144,7 @@ def run(
         kv=kv_choice(kv, kv_offload),
         expert_policy=checked_policy(expert_policy),
     )
-    if benchmark:
-        _refuse_with_benchmark(
-            {"TEXT": text, "--chat": chat, "--session": session, "--prompts": prompts, "-o": output,
-             "--batch": batch, "--speculate": speculate, "--image": image, "--live": live, "--trace": trace,
-             "--raw": raw, "--temperature": temperature}
-        )  # fmt: skip
-        measure(setting, prompt_tokens=prompt_tokens, new=new, repeat=repeat, as_json=as_json)
-        return
-    if prompt_tokens is not None or repeat is not None:
-        raise InputError("--prompt-tokens and --repeat belong to --benchmark")
-    if chat and (text is not None or raw or as_json):
-        raise InputError("--chat reads what to ask line by line: leave out TEXT, --raw and --json")
-    if live and (chat or session is not None or prompts is not None):
-        raise InputError("--live shows one answer: leave out --chat, --session and --prompts")
     images = tuple(image or ())
-    if images and (chat or session or prompts or speculate):
-        raise InputError("--image is for one TEXT: leave out --chat, --session, --prompts and --speculate")
     check_images(setting.source, images)
     request = Request(
         "",
@@ -166,19 +156,17 @@ def run(
         speculate=speculate,
         images=images,
     )
-    if chat:
+    if benchmark:
+        measure(setting, prompt_tokens=prompt_tokens, new=new, repeat=repeat, as_json=as_json)
+    elif chat:
         converse(setting, request, context, session)
-        return
-    if prompts is not None or output is not None or batch is not None:
-        _refuse_with_prompts(prompts, output, text=text, session=session, speculate=speculate)
-        assert prompts is not None and output is not None  # noqa: S101, PT018 - what was just refused
+    elif prompts is not None and output is not None:
         answer_all(setting, request, read_prompts(prompts), output, batch, as_json=as_json)
-        return
-    request = replace(request, text=checked_text(text))
-    if session is None:
-        answer(setting, request, as_json=as_json, live=live)
+    elif session is not None:
+        asked = replace(request, text=checked_text(text))
+        take_turn(setting, asked, context, session, as_json=as_json)
     else:
-        take_turn(setting, request, context, session, as_json=as_json)
+        answer(setting, replace(request, text=checked_text(text)), as_json=as_json, live=live)
 
 
 def _budget(memory: str | None, resident: str | None) -> int | None:
@@ -186,23 +174,3 @@ def _budget(memory: str | None, resident: str | None) -> int | None:
     if memory is not None or resident is not None:
         raise InputError("--auto: chooses the budget; leave it out, or --memory and --resident")
     return memory_bytes("auto")
-
-
-def _refuse_with_prompts(
-    prompts: Path | None, output: Path | None, *, text: str | None, session: Path | None, speculate: int
-) -> None:
-    """Raise InputError where --prompts, -o or --batch lacks another or stands beside what it excludes."""
-    if prompts is None or output is None:
-        raise InputError("--prompts FILE.jsonl and -o OUT.jsonl belong together, and --batch to them")
-    if text is not None or session is not None or speculate:
-        raise InputError(
-            "--prompts answers what is in the file, many at once: leave out TEXT, --session and --speculate "
-            "(a guess is checked for one sequence at a time)"
-        )
-
-
-def _refuse_with_benchmark(others: Mapping[str, object]) -> None:
-    """Raise InputError where --benchmark is asked to answer as well: for each of `others` that was given."""
-    given = [name for name, value in others.items() if value]
-    if given:
-        raise InputError(f"--benchmark measures and answers nothing: leave out {', '.join(given)}")
