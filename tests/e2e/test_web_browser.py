@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +248,9 @@ def test_two_settings_stand_side_by_side_and_in_the_address(
     controls.check(capsys)  # A is as it was
 
 
-def test_a_report_and_the_command_line_can_be_taken_along(page: Page, address: str, tmp_path: Path) -> None:
+def test_a_report_and_the_command_line_can_be_taken_along(
+    page: Page, address: str, tmp_path: Path, until: Callable[..., None]
+) -> None:
     opened(page, address)
     with page.expect_download() as saved:
         page.get_by_role("button", name="Save as a report").click()
@@ -258,7 +260,7 @@ def test_a_report_and_the_command_line_can_be_taken_along(page: Page, address: s
     assert command == "tierline plan smolvlm2-256m --on nexys-video --weights mxfp8:block=8 --context 1024"
     assert command.replace("tierline plan smolvlm2-256m --on nexys-video", "") in text
     page.get_by_role("button", name="Copy the link").click()
-    page.wait_for_function("document.getElementById('said').textContent !== ''")
+    until(page, "document.getElementById('said').textContent !== ''")
 
 
 def test_a_slow_or_wrong_setting_says_so_and_the_page_goes_on(page: Page, address: str) -> None:
@@ -279,13 +281,13 @@ HOSTILE = {
 }
 
 
-def test_a_hostile_file_is_refused_with_its_message(page: Page, address: str) -> None:
+def test_a_hostile_file_is_refused_with_its_message(
+    page: Page, address: str, until: Callable[..., None]
+) -> None:
     opened(page, address)
     for name, content in HOSTILE.items():
         dropped(page, name, content)
-        page.wait_for_function(
-            "name => document.getElementById('file-problem').textContent.includes(name)", arg=name
-        )
+        until(page, "name => document.getElementById('file-problem').textContent.includes(name)", arg=name)
     assert (
         page.locator("#verdict-0").text_content()
         == "smolvlm2-256m on nexys-video: fits, all of it resident in ddr3"
@@ -325,12 +327,13 @@ def test_only_the_header_of_a_file_leaves_the_browser(
         assert path.stem in (page.text_content("#verdict-0") or "")
 
 
-def test_both_themes_are_readable(page: Page, address: str) -> None:
+def test_both_themes_are_readable(page: Page, address: str, until: Callable[..., None]) -> None:
     drawn(opened(page, address), "memory-0")
     seen = {}
     for theme in ("light", "dark"):
         page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
-        page.wait_for_function(
+        until(
+            page,
             "ink => document.querySelector('#memory-0 .xtick text')?.style.fill === ink",
             arg={"light": "rgb(26, 26, 26)", "dark": "rgb(232, 232, 232)"}[theme],
         )
@@ -376,7 +379,7 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(page: Page, address:
     )  # it stays in view
 
 
-def test_the_keyboard_is_enough(page: Page, address: str) -> None:
+def test_the_keyboard_is_enough(page: Page, address: str, until: Callable[..., None]) -> None:
     opened(page, address)
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
@@ -405,7 +408,7 @@ def test_the_keyboard_is_enough(page: Page, address: str) -> None:
         "strategy",
     ]
     assert [name for name in reached if name in order] == order
-    page.wait_for_function("document.querySelector('#commands-0').textContent.includes('mxfp4')")
+    until(page, "document.querySelector('#commands-0').textContent.includes('mxfp4')")
     assert "strategy=resident" in page.url
     assert page.locator("#verdict-0").get_attribute("aria-live") == "polite"
 
