@@ -14,6 +14,7 @@ from tierline.models.packed_forms import is_packed
 from tierline.models.stored import Checkpoint, StoredTensor, expert_parts, slice_of
 from tierline.probe.open import open_any_model
 from tierline.run.gguf_config import gguf_config
+from tierline.run.gguf_tokenizer import gguf_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -113,13 +114,11 @@ class Source:
         """Return the tokenizer that the model ships with; imports transformers."""
         from transformers import AutoTokenizer
 
-        folder, options = self.path, {}
-        if self.checkpoint.kind == "gguf":
-            (file,) = self.checkpoint.files
-            folder, options = file.parent, {"gguf_file": file.name}
         try:
+            if self.checkpoint.kind == "gguf":
+                return gguf_tokenizer(self.checkpoint)
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False, **options
+                self.path, local_files_only=True, trust_remote_code=False
             )
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{self.path}: its tokenizer cannot be loaded: {str(error)[:300]}") from error
