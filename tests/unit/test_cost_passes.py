@@ -16,6 +16,8 @@ from tierline.cost.traffic import distinct_experts, visit_chances
 from tierline.cost.weights import ModelWeights, weigh
 from tierline.errors import InputError
 from tierline.formats.precision import Precision
+from tierline.formats.weight import Weight
+from tierline.models.catalogue import catalogue_model
 from tierline.models.description import Experts, Model, Phase
 from tierline.models.open import open_model
 from tierline.models.workload import Workload
@@ -148,3 +150,20 @@ def test_no_expert_is_visited_more_than_once_by_a_token() -> None:
     for wrong in ((1.0, 1.0), (1.0, 0.0, 0.0, 0.0), (1.0, 1.0, 1.0, -1.0)):
         with pytest.raises(InputError, match="expert shares"):
             visit_chances(Experts(4, 2), wrong)
+
+
+@pytest.mark.parametrize("mix", ["q4_k_m", "q3_k_m", "q4_k_s"])
+def test_layers_that_a_mix_treats_alike_are_of_one_kind_and_no_others(mix: str) -> None:
+    model, precision = catalogue_model("llama-3.1-70b"), Precision.of(weights=mix)
+    kinds = dict[int, set[tuple[int, ...]]]()
+    for placed in weigh(model, precision).of(["text"]):
+        layer = placed.layer
+        alone = (
+            Weight("text", t.kind, layer.full_name(t.name), t.shape, layer=layer.index, layers=80)
+            for t in layer.block.tensors
+        )
+        sizes = tuple(precision.footprint_bytes(weight) for weight in alone)
+        assert tuple(placed.weights.tensor_bytes.values()) == sizes
+        kinds.setdefault(id(placed.weights), set()).add(sizes)
+    assert 4 <= len(kinds) <= 6  # the embedding and the last norm are two of them
+    assert {len(of_one) for of_one in kinds.values()} == {1}

@@ -126,13 +126,13 @@ class ModelWeights:
 def weigh(model: Model, precision: Precision) -> ModelWeights:
     """Return the weights of `model` under `precision`; bytes are exact, scales and padding included."""
     places = _Places.of(model, precision)
-    by_index = isinstance(precision.weights, Mix)  # a mix may choose by a layer's place
+    by_place = isinstance(precision.weights, Mix)  # a mix may choose by a layer's place
     by_component, kinds_of = {}, {}
     for component in model.components:
-        made: dict[tuple[int, int], BlockWeights] = {}
+        made: dict[tuple[int, tuple[str, ...]], BlockWeights] = {}
         layers = []
         for layer in component.layers:
-            key = (id(layer.block), layer.index if by_index else 0)
+            key = (id(layer.block), places.chosen(component, layer) if by_place else ())
             if key not in made:
                 made[key] = places.block_weights(component, layer)
             layers.append(LayerWeights(layer, component.name, made[key]))
@@ -158,6 +158,10 @@ class _Places:
         foreign = {name for block in blocks for name in _foreign(block)}
         depths = {c.name: 1 + max((x.index for x in c.layers), default=0) for c in model.components}
         return cls(precision, frozenset(shared), depths, _find(model, shared | foreign))
+
+    def chosen(self, component: Component, layer: Layer) -> tuple[str, ...]:
+        """Return the formats of a layer's tensors: layers of one block that agree in them are of one kind."""
+        return tuple(self._format(component, layer, tensor).name for tensor in layer.block.tensors)
 
     def block_weights(self, component: Component, layer: Layer) -> BlockWeights:
         block = layer.block

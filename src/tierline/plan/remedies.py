@@ -74,15 +74,18 @@ def rebuild(
     resident_bytes: int | None = -1,
 ) -> Plan:
     """Return the same plan with some of its inputs replaced (`resident_bytes` -1 keeps the cap)."""
-    costing = plan.costing if precision is None else replace(plan.costing, precision=precision)
+    before = plan.costing.precision
+    precision = precision or before
+    same = (precision.weights, precision.keep) == (before.weights, before.keep)
     return plan_with(
         plan.model,
         machine or plan.machine,
         workload or plan.workload,
-        costing,
+        replace(plan.costing, precision=precision),
         resident_bytes=plan.resident_bytes if resident_bytes == -1 else resident_bytes,
         program_bytes=plan.footprint.program_bytes,
         prefetch_depth=plan.prefetch_depth,
+        weights=plan.weighed if same else None,
     )
 
 
