@@ -1,5 +1,6 @@
 """The page's server: the figures of the command line, bounds before belief, and nobody else's page."""
 
+import asyncio
 import json
 import shlex
 import signal
@@ -23,6 +24,7 @@ from tierline.errors import InputError
 from tierline.models.gguf_header import read_gguf
 from tierline.web.app import create_app
 from tierline.web.pool import Pool
+from tierline.web.serve import _listening
 from tierline.web.setting import Setting, plan_command, report_command, simulate_command
 from tierline.web.uploads import MOST_UPLOAD_BYTES, Uploads
 
@@ -350,6 +352,27 @@ def test_an_address_that_cannot_be_had_is_an_error_with_a_fix(capsys: pytest.Cap
                 main(["web", *arguments])
             assert ended.value.code == 2
             assert says in capsys.readouterr().err
+
+
+def test_what_is_written_is_sent_at_once() -> None:
+    """Without TCP_NODELAY the last piece of an answer waits 40 ms for the client's acknowledgement."""
+
+    async def accepted() -> int:
+        flags = asyncio.get_running_loop().create_future()
+        listening = _listening("127.0.0.1", 0)
+
+        def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            sock = writer.get_extra_info("socket")
+            flags.set_result(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        async with await asyncio.start_server(connected, sock=listening):
+            _, writer = await asyncio.open_connection(*listening.getsockname())
+            writer.close()
+            await writer.wait_closed()
+            return int(await flags)
+
+    assert asyncio.run(accepted())
 
 
 def test_the_verb_serves_until_it_is_ended() -> None:
