@@ -14,6 +14,8 @@ from tierline.errors import InputError
 from tierline.report.run import print_run, run_json, turn_line
 from tierline.run.request import Request
 
+ATTACH = "/image"  # a line of a chat that names an image for the turn after it
+
 if TYPE_CHECKING:
     from tierline.run.conversation import Conversation
     from tierline.run.report import RunReport
@@ -42,16 +44,24 @@ def take_turn(setting: Setting, request: Request, context: int, path: Path, *, a
 
 
 def converse(setting: Setting, request: Request, context: int, path: Path | None) -> None:
-    """Answer line by line from stdin; a turn that does not fit is refused and the conversation goes on."""
+    """Answer line by line from stdin; a turn that does not fit is refused and the conversation goes on.
+
+    Images of `request` are part of the first turn; those of lines `/image FILE`, of the turn after them.
+    """
     with traced_session(setting) as (session, bar):
         conversation = _resumed(session, request, context, path, bar)
         bar.stop()
         emit = writer(sys.stdout, bar)
+        images = request.images
         while (line := _ask()) is not None:
+            if line.startswith(f"{ATTACH} "):
+                images = (*images, Path(line.removeprefix(ATTACH).strip()))
+                continue
             if not line:
                 continue
+            asked, images = replace(request, text=line, images=images), ()
             try:
-                report = conversation.say(replace(request, text=line), emit)
+                report = conversation.say(asked, emit)
             except InputError as error:
                 sys.stderr.write(f"tierline: {error}\n")
                 continue
@@ -66,7 +76,7 @@ def _resumed(
 ) -> "Conversation":
     from tierline.run.conversation import Conversation
 
-    conversation = Conversation(session, context, bar.loading, request)
+    conversation = Conversation(session, context, bar.loading, request, saved=path is not None)
     if path is not None and path.exists():
         tokens = conversation.restore(path)
         bar.stop()

@@ -69,7 +69,7 @@ def run(
     ] = None,
     image: Annotated[
         list[Path] | None,
-        typer.Option(help="An image that TEXT is about, for a model that has eyes; repeatable."),
+        typer.Option(help="An image that TEXT, or the first turn of a chat, is about; repeatable."),
     ] = None,
     speculate: Annotated[
         int,

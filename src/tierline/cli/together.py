@@ -23,7 +23,7 @@ _WAYS = (
          "--trace", "--raw", "--temperature"),
     ),
     _Way("--live", "shows one answer", ("--chat", "--session", "--prompts")),
-    _Way("--image", "is for one TEXT", ("--chat", "--session", "--prompts", "--speculate")),
+    _Way("--image", "is for one conversation", ("--prompts", "--speculate")),
     _Way(
         "--chat",
         "reads what to ask line by line",

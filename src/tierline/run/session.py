@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +16,9 @@ from tierline.run.direct_io import DirectFile
 from tierline.run.engine import Engine
 from tierline.run.generate import Answer, Emit, generate, prompt_ids
 from tierline.run.host_tier import HostTier
-from tierline.run.images.prompt import image_prompt
+from tierline.run.images.expected import Expected
+from tierline.run.images.files import read_image
+from tierline.run.images.prompt import Looker
 from tierline.run.kv.choice import KvChoice
 from tierline.run.pace import Pace, PacedFile, PacedLink
 from tierline.run.predict import Prediction, hosted, paced
@@ -119,15 +122,23 @@ class Session:
 
     def prepare(self, request: Request, progress: Progress) -> "Prepared":
         """Load the model for `request` and return it with what is predicted; raises as `answer` does."""
-        seen: Mapping[str, torch.Tensor] = {}
-        if request.images:
-            seen = image_prompt(self.engine.source, self.tokenizer, request)
+        seen = self._seen(request) if request.images else {}
         ids = self.checked(seen["input_ids"] if seen else prompt_ids(self.tokenizer, request), request)
         room = Room(
             prompt_tokens=ids.shape[1], new=request.new, drafts=request.speculate, kv=self.kv, seen=seen
         )
         prediction = self.load(room, progress)
         return Prepared(request, ids, prediction, seen)
+
+    @cached_property
+    def looker(self) -> Looker:
+        """What makes images ready for the model; raises InputError where it cannot look at any."""
+        return Looker(self.engine.source, self.tokenizer)
+
+    def _seen(self, request: Request) -> Mapping[str, torch.Tensor]:
+        """Return the prompt of `request` as the model takes it, its images included."""
+        looked = self.looker.look([read_image(path) for path in request.images])
+        return self.looker.inputs(self.looker.prompt_ids(request, looked.texts), looked)
 
     def checked(self, ids: torch.Tensor, request: Request) -> torch.Tensor:
         """Return `ids`, shape `(1, tokens)`; raise InputError where they and the answer are too many."""
@@ -146,10 +157,19 @@ class Session:
             prepared.ids, prepared.request, prepared.prediction, emit, cache, seen=prepared.seen
         )
 
-    def prepare_turns(self, context: int, drafts: int, progress: Progress) -> Prediction:
-        """Load the model for turns of at most `context` tokens in all; return what is predicted of a step."""
+    def prepare_turns(
+        self, context: int, drafts: int, progress: Progress, expected: Expected | None = None
+    ) -> Prediction:
+        """Load the model for turns of at most `context` tokens in all; return what is predicted of a step.
+
+        With `expected`, there is room for such images in each turn.
+        """
         new = max(1, context // 4)
-        return self.load(Room(max(1, context - new), new, drafts=drafts, kv=self.kv), progress)
+        room = Room(max(1, context - new), new, drafts=drafts, kv=self.kv)
+        if expected is None:
+            return self.load(room, progress)
+        with expected.held():
+            return self.load(replace(room, seen=expected.seen(self.looker, room)), progress)
 
     def load(self, room: Room, progress: Progress) -> Prediction:
         """Load the model for `room` and return what is predicted: with a pace, at the rate of its link."""

@@ -31,7 +31,7 @@ _DTYPE_NAMES = {torch.int64: "I64", torch.uint8: "U8", torch.float32: "F32", tor
 class Saved:
     """What was said so far: the turns, and the token ids whose keys and values the cache holds."""
 
-    turns: tuple[Mapping[str, str], ...]
+    turns: tuple[Mapping[str, Any], ...]
     token_ids: tuple[int, ...]
 
 

@@ -30,10 +30,23 @@ _MARKS: Mapping[str, tuple[str, ...]] = {
 SEEING = tuple(_MARKS)
 
 
-def write_seeing(folder: Path, family: str, *, dtype: str = "bfloat16", seed: int = 0) -> Path:
+def chat_template(family: str) -> str:
+    """Return a chat template that has the family's mark for each image, and a word after each text."""
+    start, end = ("<|vision_start|>", "<|vision_end|>") if family == "qwen2_vl" else ("", "")
+    return (
+        "{% for m in messages %}{% for p in m['content'] %}{% if p['type'] == 'image' %}"
+        f"{start}{_MARKS[family][0]}{end}"
+        "{% else %}{{ p['text'] }} t7 {% endif %}{% endfor %}{% endfor %}"
+    )
+
+
+def write_seeing(
+    folder: Path, family: str, *, dtype: str = "bfloat16", seed: int = 0, chat: bool = False
+) -> Path:
     """Write a random model of `family` (of SEEING) as config, safetensors, tokenizer and processor.
 
-    The text part has words `t0` to `t299`, and the family's marks for images after them. Returns `folder`.
+    The text part has words `t0` to `t299`, and the family's marks for images after them; with `chat` it has
+    the family's `chat_template`. Returns `folder`.
     """
     import torch
     from transformers import AutoModelForImageTextToText
@@ -42,7 +55,9 @@ def write_seeing(folder: Path, family: str, *, dtype: str = "bfloat16", seed: in
     config = _idefics3(family) if family in ("smolvlm", "idefics3") else globals()[f"_{family}"]()
     model = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype))
     model.save_pretrained(folder)
-    _processor(family, _tokenizer(family)).save_pretrained(folder)
+    pil_processor(family, _tokenizer(family)).save_pretrained(folder)
+    if chat:
+        (folder / "chat_template.jinja").write_text(chat_template(family), encoding="utf-8")
     return folder
 
 
@@ -135,8 +150,8 @@ def _tokenizer(family: str) -> Any:  # noqa: ANN401 - as above
     )
 
 
-def _processor(family: str, tokenizer: Any) -> Any:  # noqa: ANN401 - as above
-    """Return what saves itself as the family's processor, in parts where the whole needs torchvision."""
+def pil_processor(family: str, tokenizer: Any) -> Any:  # noqa: ANN401 - as above
+    """Return the family's processor without the part for videos, which needs torchvision."""
     from transformers import Idefics3Processor, LlavaProcessor
     from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
     from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
@@ -146,8 +161,8 @@ def _processor(family: str, tokenizer: Any) -> Any:  # noqa: ANN401 - as above
     side = 4 * _PATCH
     looker: Any
     if family == "qwen2_vl":
-        return _Parts(
-            tokenizer, Qwen2VLImageProcessorPil(patch_size=_PATCH, min_pixels=14**2, max_pixels=28**2)
+        return _without_videos(
+            Qwen2VLImageProcessorPil(patch_size=_PATCH, min_pixels=14**2, max_pixels=28**2), tokenizer
         )
     if family == "llava":
         square = {"height": side, "width": side}
@@ -164,13 +179,16 @@ def _processor(family: str, tokenizer: Any) -> Any:  # noqa: ANN401 - as above
     return Idefics3Processor(looker, tokenizer, image_seq_len=4)
 
 
-class _Parts:
-    """A processor's parts, saved side by side."""
+def _without_videos(looker: Any, tokenizer: Any) -> Any:  # noqa: ANN401 - as above
+    """Return Qwen2-VL's processor, which saves itself part by part."""
+    from transformers import Qwen2VLProcessor
 
-    def __init__(self, *parts: Any) -> None:  # noqa: ANN401 - as above
-        self._parts = parts
+    def save(_: object, folder: Path) -> None:
+        looker.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
-    def save_pretrained(self, folder: Path) -> None:
-        """Write each part."""
-        for part in self._parts:
-            part.save_pretrained(folder)
+    parts = classmethod(lambda _: ["image_processor", "tokenizer"])
+    made: Any = type(
+        "Qwen2VLProcessor", (Qwen2VLProcessor,), {"get_attributes": parts, "save_pretrained": save}
+    )
+    return made(looker, tokenizer)
