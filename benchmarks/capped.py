@@ -102,6 +102,8 @@ def _wait(
     """Return the exit code of `command` in the cgroups called `name`, and whether its time was over."""
     environment = os.environ | {COUNTER: str(blkio / "blkio.throttle.io_service_bytes"), DISK: disk}
     joining = [sys.executable, __file__, "--join", name, "--", *command]
+    # One that thrashes reads for ever: it must not outlive us, however we are ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with subprocess.Popen(joining, env=environment, start_new_session=True) as process:
         try:
             return process.wait(timeout_s), False

@@ -12,13 +12,15 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from tierline.errors import BudgetError
-from tierline.run.early import refuse_at_once, remember_reserve
+from tierline.run.early import refuse_at_once
 from tierline.run.engine import Engine
 from tierline.run.pack.pack import pack
 from tierline.run.parts import needs_by_header, parts_of
+from tierline.run.reserve import Held, known_library_bytes, remember_reserve
 from tierline.run.scratch import scratch_bytes
 from tierline.run.source import open_source
 from tierline.testing.tiny import write_llama, write_llama_gguf
+from tierline.units import MIB
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 211,
@@ -109,15 +111,19 @@ def test_too_little_is_refused_without_torch(tiny_gguf: Path) -> None:
     assert done.stderr.endswith(f"Give --resident {needs.least_bytes}B or more\n")
 
 
-def test_memory_is_refused_at_once_after_a_first_run(
+def test_memory_is_refused_at_once_by_what_is_usual_and_then_by_what_was_seen(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = open_source(tiny_llama)
-    refuse_at_once(source, resident=None, memory=2**20)  # nothing is known yet
-    remember_reserve(source, 401 * 2**20)
-    remember_reserve(source, 409 * 2**20)
+    for lean, usual in ((False, 389), (True, 334)):
+        with pytest.raises(BudgetError, match=rf"takes {usual}\.0 MiB without weights"):
+            refuse_at_once(source, resident=None, memory=300 * MIB, lean=lean)
+    remember_reserve(source, 401 * MIB, Held(290 * MIB, 103 * MIB))
+    remember_reserve(source, 409 * MIB, Held(290 * MIB, 111 * MIB))
+    assert known_library_bytes(source) == 103 * MIB
     with pytest.raises(BudgetError, match=r"takes 401\.0 MiB without weights .* Give --memory 402MiB"):
-        refuse_at_once(source, resident=None, memory=2**20)
-    refuse_at_once(source, resident=None, memory=401 * 2**20)  # near: a rehearsal decides
-    refuse_at_once(source, resident=None, memory=2**20, lean=True)  # another kind of process
+        refuse_at_once(source, resident=None, memory=MIB)
+    refuse_at_once(source, resident=None, memory=401 * MIB)  # near: a rehearsal decides
+    with pytest.raises(BudgetError, match=r"takes 334\.0 MiB"):  # another kind of process
+        refuse_at_once(source, resident=None, memory=MIB, lean=True)

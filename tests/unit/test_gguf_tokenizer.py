@@ -1,12 +1,14 @@
 """A GGUF file's tokenizer is converted once, and what is kept is the same tokenizer."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tierline.errors import BudgetError
 from tierline.run import gguf_tokenizer as room
-from tierline.run.gguf_tokenizer import gguf_tokenizer
+from tierline.run.gguf_tokenizer import convert_apart, gguf_tokenizer
 from tierline.run.source import open_source
 
 TEXTS = ("What is the capital of France?", "  def f(x):\n\treturn x", "naïve 漢字 🙂 <|im_end|>", "")
@@ -19,6 +21,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "tokenizers"
 
 
+@pytest.mark.slow
 def test_what_is_kept_answers_as_what_was_converted(smollm2_gguf: Path, kept: Path) -> None:
     checkpoint = open_source(smollm2_gguf).checkpoint
     converted: Any = gguf_tokenizer(checkpoint)
@@ -51,3 +54,29 @@ def test_where_nothing_can_be_kept_it_is_converted_each_time(
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setattr(room, "cache_folder", lambda: tmp_path / "file")
     assert gguf_tokenizer(open_source(tiny_gguf).checkpoint)("t3")["input_ids"]
+
+
+def test_another_process_converts_what_is_then_kept(
+    tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    checkpoint = open_source(tiny_gguf).checkpoint
+    convert_apart(checkpoint)
+    (folder,) = (tmp_path / "tierline" / "tokenizers").iterdir()
+    found: Any = gguf_tokenizer(checkpoint)
+    assert found.name_or_path == str(folder)
+
+
+def test_a_conversion_that_is_killed_is_a_refusal(
+    tiny_gguf: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = open_source(tiny_gguf).checkpoint
+    monkeypatch.setattr(sys, "executable", "/bin/sh")  # of which `-m` is an error, and no conversion
+    convert_apart(checkpoint)
+    killed = kept.parent / "killed"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n", encoding="ascii")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    with pytest.raises(BudgetError, match="takes more memory than its cgroup allows"):
+        convert_apart(checkpoint)
+    assert not kept.exists()

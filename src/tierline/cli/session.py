@@ -13,9 +13,11 @@ from tierline.cache import cache_folder
 from tierline.cli.progress import LoadingBar, loading_bar
 from tierline.errors import InputError
 from tierline.place.cache import ONLINE_POLICIES, OnlinePolicyName
-from tierline.run.early import refuse_at_once, remember_reserve
+from tierline.run.early import refuse_at_once
+from tierline.run.gguf_tokenizer import convert_apart
 from tierline.run.kv.choice import KvChoice, kv_format
 from tierline.run.pace import Pace
+from tierline.run.reserve import remember_reserve
 from tierline.run.source import Source
 from tierline.run.stripe import check_copies
 from tierline.trace import TraceEvent, chrome_traces
@@ -38,6 +40,12 @@ MemoryOption = Annotated[
 ]
 NewOption = Annotated[int, typer.Option(help="Most tokens to generate.", min=1, max=1_000_000)]
 RawOption = Annotated[bool, typer.Option("--raw", help="Send TEXT as it is, without the chat template.")]
+ImageOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE", help="An image that TEXT, or the first turn of a chat, is about; repeatable."
+    ),
+]
 ExpertPolicyOption = Annotated[
     str | None,
     typer.Option(
@@ -158,6 +166,8 @@ def opened_session(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
         links=1 + len(setting.stripes),
     )
     with loading_bar("starting torch and transformers") as bar:
+        if setting.memory is not None and source.checkpoint.kind == "gguf":
+            convert_apart(source.checkpoint)
         if setting.lean:
             from tierline.run.lean import import_lean
 
@@ -183,7 +193,8 @@ def opened_session(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
             finally:
                 bar.stop()
                 if setting.memory is None:  # within a limit, the kernel may have taken pages back
-                    remember_reserve(source, session.engine.reserved_bytes, lean=lean)
+                    engine = session.engine
+                    remember_reserve(source, engine.reserved_bytes, engine.rehearser.held, lean=lean)
 
 
 @contextmanager

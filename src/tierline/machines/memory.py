@@ -6,14 +6,20 @@ from pathlib import Path
 
 from tierline.machines.cgroups import ROOT, cgroup_folders
 
+_WHOLE = "the kernel (MemTotal)"
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of memory we may use at most, bytes of it that are free now, and what sets the limit."""
+    """Bytes of memory we may use at most, bytes of it that are free now, and what sets the limit.
+
+    `is_cgroup` says that the limit is a cgroup's, which counts what the kernel holds for us too.
+    """
 
     capacity_bytes: int
     free_bytes: int
     limited_by: str
+    is_cgroup: bool = False
 
 
 def read_memory(root: Path = ROOT) -> Memory:
@@ -25,7 +31,7 @@ def read_memory(root: Path = ROOT) -> Memory:
     is where /proc and /sys are, for tests.
     """
     total, available = _kernel(root)
-    capacity, free, limited_by = total, available, "the kernel (MemTotal)"
+    capacity, free, limited_by = total, available, _WHOLE
     for folder in cgroup_folders("memory", root):
         limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
         if limit is None or limit >= total:
@@ -34,7 +40,7 @@ def read_memory(root: Path = ROOT) -> Memory:
         if limit < capacity:
             capacity, limited_by = limit, "the cgroup's limit"
         free = min(free, max(0, limit - usage + _inactive_file(folder)))
-    return Memory(capacity, min(free, capacity), limited_by)
+    return Memory(capacity, min(free, capacity), limited_by, is_cgroup=limited_by != _WHOLE)
 
 
 def _kernel(root: Path) -> tuple[int, int]:

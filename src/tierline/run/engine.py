@@ -1,7 +1,7 @@
 """The engine: transformers' model, built empty, rehearsed, and given its weights within a budget."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -17,7 +17,7 @@ from tierline.models.stored import StoredTensor
 from tierline.place.cache import OnlinePolicyName
 from tierline.probe.order import execution_order, read_directly
 from tierline.run.attach import attach, fixed_parameters, hold_whole, is_table, matrix_modules
-from tierline.run.budget import weight_budget
+from tierline.run.budget import usable_bytes, weight_budget
 from tierline.run.build import build_model
 from tierline.run.direct_io import DirectFile, open_files
 from tierline.run.experts.expected import Routed
@@ -43,9 +43,10 @@ from tierline.run.predict import (
     measure_wide,
     median_s,
 )
-from tierline.run.process_memory import bound_allocator, peak_resident_bytes, reset_peak, return_freed
+from tierline.run.process_memory import bound_allocator, return_freed
 from tierline.run.recorder import Recorder
-from tierline.run.rehearsed import RehearsedSteps
+from tierline.run.rehearsed import REHEARSED_STEPS, RehearsedSteps, Rehearser
+from tierline.run.reserve import known_library_bytes
 from tierline.run.room import Room
 from tierline.run.slowdown import Slowdown
 from tierline.run.source import Source
@@ -54,11 +55,7 @@ from tierline.run.tiles import tiles_of
 from tierline.run.verify import require_checksums
 from tierline.run.weights import Planner, Progress, WeightPlan, Weights, read_whole
 
-_REHEARSED_STEPS = 8
 _REHEARSED_PIECE_BYTES = 2**21
-# What comes on top of a rehearsal: readers' stacks, an object for each tile, page tables. 4 to 5 MiB were
-# seen, 2 MiB of page tables beside them.
-_UNREHEARSED_BYTES = 2**23
 _SWITCH_INTERVAL_S = 5e-4  # a reader that has its bytes waits at most this long to ask for the next
 
 
@@ -90,7 +87,8 @@ class Engine:
         if verify:
             require_checksums(source.checkpoint.tensors.values())
         self.source, self._verify = source, verify
-        self._resident, self.allowed_bytes = resident, memory
+        self._resident = resident
+        self.allowed_bytes = None if memory is None else usable_bytes(memory)
         refuse_other_cpu(source.checkpoint.metadata, source.path)
         self._kernels = Kernels(DENSE_DTYPES[source.compute_format])
         self.model: PreTrainedModel = build_model(source.config, self._kernels.compute)
@@ -100,15 +98,13 @@ class Engine:
         hold_whole(self.model, read_directly(self.model))
         # A state space's cache goes by another name, and transformers then takes a prompt whole.
         self._chunks = "past_key_values" in signature(self.model.forward).parameters
-        self._rehearsal = attach(
-            self.model, self._matrices, self._tables, source.rotary_heads(), self.recorder
-        )
-        self.experts = Mixture(
-            self.model, source, self._kernels, self._rehearsal, self.recorder, expert_policy
-        )
+        switch = attach(self.model, self._matrices, self._tables, source.rotary_heads(), self.recorder)
+        library_bytes = None if memory is None else known_library_bytes(source)
+        self.rehearser = Rehearser(self.model, switch, library_bytes=library_bytes, chunks=self._chunks)
+        self.experts = Mixture(self.model, source, self._kernels, switch, self.recorder, expert_policy)
         if host is not None and self.experts.layers:
             raise InputError(f"{source.path}: experts are read from disk: leave out --host")
-        self._tower = Tower(self.model, source, self._rehearsal)
+        self._tower = Tower(self.model, source, switch)
         self._order = execution_order(self.model)
         self._files = open_files(
             source.checkpoint.files, opener or (lambda path: DirectFile(path, request_bytes))
@@ -240,13 +236,9 @@ class Engine:
         prompt = self._room.seen or {"input_ids": torch.zeros((1, tokens), dtype=torch.long)}
         chunk = min(tokens, self._room.chunk_tokens)
         last, routed = self._head(), self.prompt_routed(tokens)
-        self._rehearsal.on = True
-        try:
-            with torch.inference_mode():
-                overhead_s = median_s(lambda: self._generate(prompt, 1, self._room))
-                products_s = measure_wide(self._matrices.values(), last, chunk, self._kernels.compute)
-        finally:
-            self._rehearsal.on = False
+        with self.rehearser.rehearsing():
+            overhead_s = median_s(lambda: self.rehearser.generate(prompt, 1, self._room))
+            products_s = measure_wide(self._matrices.values(), last, chunk, self._kernels.compute)
         products_s = tokens / chunk * (products_s + (routed.compute_s if routed else 0.0))
         tiles = () if self.weights is None else self.weights.plan.tile_read_bytes
         read_bytes = -(-tokens // chunk) * sum(tiles)
@@ -335,37 +327,11 @@ class Engine:
                 frequencies.div_(factors.to(frequencies.dtype))
 
     def _rehearse(self, room: Room) -> tuple[RehearsedSteps, int]:
-        """Run a prompt and a few tokens without weights: return what the passes showed, and the most memory
-        that the process held (interpreter, libraries, activations of a chunk of the prompt).
-        """
-        longest = (self.source.model.max_context or sys.maxsize) - _REHEARSED_STEPS - 1
+        """Rehearse a prompt and a few tokens: return what the passes showed, and what to keep for them."""
+        longest = (self.source.model.max_context or sys.maxsize) - REHEARSED_STEPS - 1
         tokens = max(1, min(room.prompt_tokens, room.chunk_tokens, longest))
         prompt = room.seen or {"input_ids": torch.zeros((room.batch, tokens), dtype=torch.long)}
-        steps = RehearsedSteps()
-        hook = self.model.register_forward_hook(steps.note)
-        self._rehearsal.on = True
-        reset_peak()
-        try:
-            with torch.inference_mode():
-                self._generate(prompt, (_REHEARSED_STEPS + 1) * (1 + room.drafts), room)
-                self._rehearse_products(room.batch * tokens)
-                if room.seen:  # looking comes first, but on top of all that libraries keep from the rest
-                    self._generate(prompt, 1, room)
-        finally:
-            self._rehearsal.on = False
-            hook.remove()
-        return steps, peak_resident_bytes() + _UNREHEARSED_BYTES
-
-    def _generate(self, prompt: Mapping[str, torch.Tensor], new: int, room: Room) -> None:
-        self.model.generate(  # type: ignore[operator]
-            **{"attention_mask": torch.ones_like(prompt["input_ids"]), **prompt},
-            prefill_chunk_size=room.chunk_tokens if self._chunks else None,
-            max_new_tokens=new,
-            min_new_tokens=new,
-            do_sample=False,
-            # Blank logits always choose the same token, so that every guess of it is right.
-            prompt_lookup_num_tokens=room.drafts or None,
-        )
+        return self.rehearser.run(prompt, room, lambda: self._rehearse_products(room.batch * tokens))
 
     def _rehearse_products(self, rows: int) -> None:
         """Multiply a blank piece of each kind of matrix: libraries keep buffers of each shape they meet."""

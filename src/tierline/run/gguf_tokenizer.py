@@ -6,12 +6,16 @@ budget leaves. What is kept is an ordinary tokenizer's folder.
 
 import hashlib
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tierline.cache import cache_folder
+from tierline.errors import BudgetError
 from tierline.models.stored import Checkpoint
 
 if TYPE_CHECKING:
@@ -25,7 +29,7 @@ def gguf_tokenizer(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     (file,) = checkpoint.files
-    kept = cache_folder() / "tokenizers" / _digest(file, checkpoint)
+    kept = _folder(checkpoint)
     tokenizer: PreTrainedTokenizerBase
     if kept.is_dir():
         try:
@@ -41,8 +45,29 @@ def gguf_tokenizer(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def _digest(file: Path, checkpoint: Checkpoint) -> str:
-    """Return what tells this metadata and this converter from others: everything before the first tensor."""
+def convert_apart(checkpoint: Checkpoint) -> None:
+    """Have the tokenizer converted and kept by another process, unless it is: its memory is then given back.
+
+    A file that cannot be converted is left to `gguf_tokenizer`, which says why. Raises BudgetError where the
+    other process was killed, as happens when a limit on both is too small for it.
+    """
+    if _folder(checkpoint).is_dir():
+        return
+    (file,) = checkpoint.files
+    done = subprocess.run(  # noqa: S603 - ourselves, on a file that is ours to run
+        [sys.executable, "-m", __name__, str(file)],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    if done.returncode == -signal.SIGKILL:
+        raise BudgetError(
+            f"{file}: its tokenizer is converted once, and the process that does it was killed: it takes "
+            "more memory than its cgroup allows. Run it once with a higher limit; what it makes is then kept"
+        )
+
+
+def _folder(checkpoint: Checkpoint) -> Path:
+    """Return where the tokenizer of this metadata, made by these packages, is kept."""
+    (file,) = checkpoint.files
     digest = hashlib.sha256()
     for package in ("tierline", "transformers", "tokenizers", "gguf"):
         digest.update(f"{package}={version(package)};".encode())
@@ -51,7 +76,7 @@ def _digest(file: Path, checkpoint: Checkpoint) -> str:
         while left > 0 and (piece := opened.read(min(left, _PIECE_BYTES))):
             digest.update(piece)
             left -= len(piece)
-    return digest.hexdigest()[:32]
+    return cache_folder() / "tokenizers" / digest.hexdigest()[:32]
 
 
 def _keep(tokenizer: "PreTrainedTokenizerBase", kept: Path) -> None:
@@ -64,3 +89,13 @@ def _keep(tokenizer: "PreTrainedTokenizerBase", kept: Path) -> None:
             whole.rename(kept)
     except OSError:
         return
+
+
+def _main() -> None:
+    from tierline.run.source import open_source
+
+    open_source(Path(sys.argv[1])).tokenizer()
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,10 +1,12 @@
 """What this process holds in memory, as the kernel counts it."""
 
 import ctypes
+from mmap import PAGESIZE
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
 _IO = Path("/proc/self/io")
+_COUNTS = Path("/proc/self/statm")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
 _RETURNED_BYTES = 2**20
 
@@ -17,6 +19,12 @@ def resident_bytes() -> int:
 def peak_resident_bytes() -> int:
     """Return the most bytes that were in memory at once since the last reset (VmHWM)."""
     return _status_bytes("VmHWM")
+
+
+def held_bytes() -> tuple[int, int]:
+    """Return the bytes in memory now that are anonymous, and those that are pages of files or shared."""
+    _, resident, shared, *_ = map(int, _COUNTS.read_text(encoding="ascii").split())
+    return (resident - shared) * PAGESIZE, shared * PAGESIZE
 
 
 def reset_peak() -> None:
