@@ -19,9 +19,11 @@ from tierline.run.conversation import Conversation
 from tierline.run.direct_io import DirectFile, Extract
 from tierline.run.images.expected import expect_images
 from tierline.run.process_memory import peak_resident_bytes, reset_peak, resident_bytes
+from tierline.run.prompts import Answers, read_prompts
 from tierline.run.request import Request
 from tierline.run.session import Session
 from tierline.run.source import open_source
+from tierline.run.throughput import serve_prompts
 from tierline.testing.tiny_images import chat_template, pil_processor, write_image, write_seeing
 
 OF_IMAGES = ("vision", "visual", "connector", "projector")
@@ -47,7 +49,7 @@ class Theirs:
             list(turns), chat_template=chat_template(self.family), add_generation_prompt=True, tokenize=False
         )
         shown = [Image.open(path).convert("RGB") for path in images]
-        inputs = processor(text=text, images=shown, return_tensors="pt")
+        inputs = processor(text=text, images=shown or None, return_tensors="pt")
         model: Any = AutoModelForImageTextToText.from_pretrained(self.folder, dtype=torch.float32)
         with torch.inference_mode():
             made = model.generate(**inputs, max_new_tokens=new, do_sample=False)
@@ -201,7 +203,7 @@ def test_expected_images_are_the_largest_that_the_context_holds(tmp_path: Path) 
     with Session(open_source(path), resident=None, memory=None) as session:
         found = [expect_images(session.looker, count, 410) for count in (1, 2)]
     # one token for 14 x 14 pixels, after rounding: 512 x 512 would take more than 1,300
-    assert [(e.count, e.most_pixels) for e in found] == [(1, 256**2), (2, 128**2)]
+    assert [(len(e.looked.texts), e.most_pixels) for e in found] == [(1, 256**2), (2, 128**2)]
     assert found[1].looked.pixels == 2 * (128 // 14 * 2) ** 2 * 3 * 2 * 7 * 7
 
 
@@ -243,3 +245,67 @@ def test_a_chat_takes_images_by_the_line(smolvlm: Path, pictures: tuple[Path, Pa
     as_json = run(str(smolvlm), "t3", *shown, "--new", "5", "--context", "400", "--json")
     assert as_json.returncode == 0, as_json.stderr
     assert len(json.loads(as_json.stdout)["token_ids"]) == 5
+
+
+def test_prompts_with_and_without_images_share_passes(
+    smolvlm: Path, pictures: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for picture in pictures:
+        (tmp_path / picture.name).write_bytes(picture.read_bytes())
+    names = [picture.name for picture in pictures]
+    lines: list[dict[str, Any]] = [
+        {"prompt": "t3 t4 t5", "image": names[0]},
+        {"prompt": "t9 t10"},
+        {"messages": [{"role": "user", "content": "t17"}], "image": names[::-1]},
+    ]
+    file, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    prompts = read_prompts(file)
+    with (
+        Answers(out, prompts) as answers,
+        Session(open_source(smolvlm), resident=None, memory=None) as opened,
+    ):
+        served = serve_prompts(
+            opened, prompts, answers, Request("", new=6), batch=None,
+            progress=nothing, planned=nothing, served=nothing,
+        )  # fmt: skip
+    assert (served.sequences, served.batch, served.passes) == (3, 3, 5)
+    found = {line["index"]: line["token_ids"] for line in map(json.loads, out.read_text().splitlines())}
+    theirs = Theirs(smolvlm, "smolvlm")
+    shown = (pictures[:1], (), pictures[::-1])
+    for i, (prompt, images) in enumerate(zip(prompts, shown, strict=True)):
+        assert found[i] == theirs.answer([turn("user", prompt.text, len(images))], images, 6)
+    (tmp_path / names[0]).write_bytes(pictures[1].read_bytes())
+    with pytest.raises(InputError, match="something else than answers to these prompts"):
+        Answers(out, read_prompts(file))
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ({"prompt": "t3", "image": "none.png"}, "prompts.jsonl:1: .*none.png: no such image"),
+        ({"prompt": "t3", "image": 7}, '"image" is neither a file nor a list of files'),
+        ({"prompt": "t3", "image": ["a\0b"]}, '"image" is neither a file nor a list of files'),
+        ({"prompt": "t3", "image": ["x"] * 65}, "65 images: want at most 64"),
+    ],
+)
+def test_lines_whose_images_are_none_are_refused(tmp_path: Path, line: object, why: str) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(json.dumps(line))
+    with pytest.raises(InputError, match=why):
+        read_prompts(file)
+
+
+@pytest.mark.slow
+def test_a_comparison_shows_what_the_prompt_read(smolvlm: Path, pictures: tuple[Path, Path]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tierline", "compare", str(smolvlm), "t3", "--image", str(pictures[0]),
+         "--new", "6", "--resident", "1MiB", "--json"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = {row["quantity"]: row for row in json.loads(done.stdout)["rows"]}
+    assert rows["first token rate"]["planned"] is None
+    assert rows["first token rate"]["measured"] > 0
+    assert rows["prompt bytes"]["planned"] == pytest.approx(rows["prompt bytes"]["measured"], rel=0.02)
+    assert rows["prompt bytes"]["measured"] > rows["link:disk bytes per token"]["measured"]

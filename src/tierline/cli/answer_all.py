@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tierline.cli.session import Setting, traced_session
 from tierline.report.run import comparison_table, rows_json
+from tierline.run.images.files import check_images
 from tierline.run.prompts import Answers, Prompt
 from tierline.run.request import Request
 from tierline.units import format_bytes, format_seconds
@@ -28,6 +29,7 @@ def answer_all(
     as_json: bool,
 ) -> None:
     """Answer every prompt that `output` does not answer yet, and print what it took."""
+    check_images(setting.source, next((p.images for p in prompts if p.images), ()))
     with Answers(output, prompts) as answers, traced_session(setting) as (session, bar):
         from tierline.run.throughput import serve_prompts
 

@@ -13,6 +13,7 @@ from tierline.cli.session import (
     AnswerJsonOption,
     FilesArgument,
     HostOption,
+    ImageOption,
     KvOffloadOption,
     KvOption,
     LeanOption,
@@ -32,6 +33,7 @@ from tierline.cli.session import (
     writer,
 )
 from tierline.report.compare import compare_json, print_comparison
+from tierline.run.images.files import check_images
 from tierline.run.pace import find_pace
 from tierline.run.request import Request
 from tierline.run.source import open_source
@@ -45,6 +47,7 @@ def compare(
     memory: MemoryOption = None,
     new: NewOption = 32,
     raw: RawOption = False,
+    image: ImageOption = None,
     kv: KvOption = None,
     kv_offload: KvOffloadOption = False,
     pace: PaceOption = None,
@@ -75,7 +78,9 @@ def compare(
         kv=kv_choice(kv, kv_offload),
         plot=plot,
     )
-    request = Request(checked_text(text), new=new, raw=raw)
+    images = tuple(image or ())
+    check_images(setting.source, images)
+    request = Request(checked_text(text), new=new, raw=raw, images=images)
     with opened_session(setting) as (session, bar):
         from tierline.compare.compare import compare as execute
         from tierline.report.figures.timeline import run_timeline

@@ -14,6 +14,7 @@ from tierline.cli.session import (
     ExpertPolicyOption,
     FilesArgument,
     HostOption,
+    ImageOption,
     KvOffloadOption,
     KvOption,
     LeanOption,
@@ -67,10 +68,7 @@ def run(
     trace: Annotated[
         Path | None, typer.Option(help="Write reads, waits and compute as a Chrome/Perfetto trace.")
     ] = None,
-    image: Annotated[
-        list[Path] | None,
-        typer.Option(help="An image that TEXT, or the first turn of a chat, is about; repeatable."),
-    ] = None,
+    image: ImageOption = None,
     speculate: Annotated[
         int,
         typer.Option(

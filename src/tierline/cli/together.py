@@ -23,7 +23,11 @@ _WAYS = (
          "--trace", "--raw", "--temperature"),
     ),
     _Way("--live", "shows one answer", ("--chat", "--session", "--prompts")),
-    _Way("--image", "is for one conversation", ("--prompts", "--speculate")),
+    _Way(
+        "--image",
+        'is for one conversation, and guesses are of text; a line of --prompts has "image"',
+        ("--prompts", "--speculate"),
+    ),
     _Way(
         "--chat",
         "reads what to ask line by line",

@@ -57,8 +57,10 @@ class Comparison:
         """Every quantity, in the order in which one asks."""
         link = f"link:{self.forecast.link}"
         host = self.forecast.planned.host_read_bytes_per_token is not None
+        looks = self.forecast.planned.prompt_read_bytes is not None
         return (
             self._row("first token rate", "tok/s", _first_rate),
+            *((self._row("prompt bytes", "B", _prompt_read_bytes),) if looks else ()),
             self._row("decode rate", "tok/s", lambda f: f.tokens_per_s),
             self._row(f"{link} bytes per token", "B", lambda f: f.read_bytes_per_token),
             *((self._row(f"link:{DISK} bytes per token", "B", _host_read_bytes),) if host else ()),
@@ -82,6 +84,7 @@ def measured_figures(report: RunReport) -> Figures:
         stall_fraction=report.stall_fraction,
         peak_bytes=report.measured_bytes,
         host_read_bytes_per_token=report.host_read_bytes_per_token,
+        prompt_read_bytes=report.prompt_read_bytes,
     )
 
 
@@ -100,6 +103,10 @@ def compare(session: Session, request: Request, *, progress: Progress, emit: Emi
 
 def _host_read_bytes(figures: Figures) -> float | None:
     return figures.host_read_bytes_per_token
+
+
+def _prompt_read_bytes(figures: Figures) -> float | None:
+    return figures.prompt_read_bytes
 
 
 def _first_rate(figures: Figures) -> float | None:

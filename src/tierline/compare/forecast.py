@@ -1,7 +1,7 @@
 """What a loaded run will do, fixed before it begins: by the plan's formula, and event by event."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from tierline.compare.passes import DISK, DiskBefore, LinkRate, Workload, passes_of, pipeline_of
@@ -21,7 +21,11 @@ _FEWEST_PASSES = 3
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One column of a comparison. Fractions are of decode time; None is not known or does not apply."""
+    """One column of a comparison. Fractions are of decode time; None is not known or does not apply.
+
+    `prompt_read_bytes` are of a prompt with images, for which no time to the first token is predicted: what
+    looking at them computes is not timed beforehand.
+    """
 
     first_token_s: float | None
     tokens_per_s: float | None
@@ -30,6 +34,7 @@ class Figures:
     stall_fraction: float | None
     peak_bytes: float | None
     host_read_bytes_per_token: float | None = None
+    prompt_read_bytes: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +76,15 @@ def predict(plan: WeightPlan, work: Workload, prediction: Prediction) -> Forecas
     passes = tuple(passes_of(plan, work, link))
     guess_bytes = 0 if work.decode_routed is None else work.decode_routed.guess_bytes
     timeline = run(pipeline_of(plan, link, guess_bytes), passes)
+    planned = _planned(plan, work, prediction)
+    simulated = _simulated(passes, timeline, work, prediction.peak_bytes)
+    if prediction.prompt_read_bytes is not None:
+        planned = replace(planned, first_token_s=None, prompt_read_bytes=prediction.prompt_read_bytes)
+        simulated = replace(simulated, first_token_s=None)
     return Forecast(
         link=prediction.link,
-        planned=_planned(plan, work, prediction),
-        simulated=_simulated(passes, timeline, work, prediction.peak_bytes),
+        planned=planned,
+        simulated=simulated,
         passes=passes,
         timeline=timeline,
     )

@@ -42,10 +42,15 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, request: Request) -> torch.Te
 
 
 def chat_ids(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]]) -> torch.Tensor:
-    """Return the token ids of a conversation that waits for an answer, shape `(1, tokens)`."""
-    made: Any = tokenizer.apply_chat_template(
-        [dict(turn) for turn in turns], add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    """Return the token ids of a conversation that waits for an answer, shape `(1, tokens)`.
+
+    Templates of models that look at images want each turn in parts, and leave out what is none.
+    """
+    said: list[dict[str, Any]] = [dict(turn) for turn in turns]
+    apply: Any = tokenizer.apply_chat_template
+    if turns[-1]["content"].strip() not in apply(said, add_generation_prompt=True, tokenize=False):
+        said = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in said]
+    made: Any = apply(said, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     ids: torch.Tensor = made["input_ids"]
     return ids
 

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from tierline.errors import FaultError, InputError
+from tierline.run.images.files import MOST_IMAGES
 from tierline.units import format_bytes
 
 _FILE_LIMIT_BYTES = 2**30
@@ -18,11 +19,15 @@ _LINE_LIMIT = 2**24
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One line of the file: a text, or the turns of a conversation. `index` counts lines from 0."""
+    """One line of the file: a text, or the turns of a conversation. `index` counts lines from 0.
+
+    The last turn is about `images`.
+    """
 
     index: int
     turns: tuple[Mapping[str, str], ...]
     id: str | int | None = None
+    images: tuple[Path, ...] = ()
 
     @property
     def text(self) -> str:
@@ -32,14 +37,18 @@ class Prompt:
     @property
     def digest(self) -> str:
         """What tells this prompt from another."""
-        return hashlib.sha256(json.dumps([dict(turn) for turn in self.turns]).encode()).hexdigest()[:16]
+        told = hashlib.sha256(json.dumps([dict(turn) for turn in self.turns]).encode())
+        for path in self.images:
+            told.update(path.read_bytes())
+        return told.hexdigest()[:16]
 
 
 def read_prompts(path: Path) -> tuple[Prompt, ...]:
     """Return the prompts of a JSONL file: `{"prompt": TEXT}` or `{"messages": [{"role", "content"}]}` a line.
 
-    `"id"`, a text or a whole number, comes back with the answer. Blank lines are ignored. Raises InputError
-    naming the line that is something else.
+    `"id"`, a text or a whole number, comes back with the answer. `"image"`, one file or a list, is what the
+    last turn is about, named from the folder of `path`. Blank lines are ignored. Raises InputError naming the
+    line that is something else.
     """
     try:
         if path.stat().st_size > _FILE_LIMIT_BYTES:
@@ -81,7 +90,21 @@ def _parse(path: Path, number: int, line: str) -> Prompt:
     given = fields.get("id")
     if given is not None and not isinstance(given, str | int):
         raise InputError(f'{where}: "id" is neither a text nor a whole number')
-    return Prompt(number, tuple({"role": t["role"], "content": t["content"]} for t in turns), given)
+    said = tuple({"role": t["role"], "content": t["content"]} for t in turns)
+    return Prompt(number, said, given, _images(path, where, fields.get("image", [])))
+
+
+def _images(path: Path, where: str, given: Any) -> tuple[Path, ...]:  # noqa: ANN401 - whatever JSON holds
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, list) or not all(isinstance(name, str) and "\0" not in name for name in names):
+        raise InputError(f'{where}: "image" is neither a file nor a list of files')
+    if len(names) > MOST_IMAGES:
+        raise InputError(f"{where}: {len(names)} images: want at most {MOST_IMAGES} in one prompt")
+    found = tuple(path.parent / name for name in names)
+    for file in found:
+        if not file.is_file():
+            raise InputError(f"{where}: {file}: no such image")
+    return found
 
 
 def _are_turns(turns: Any) -> bool:  # noqa: ANN401 - whatever JSON holds

@@ -169,7 +169,7 @@ class Session:
         if expected is None:
             return self.load(room, progress)
         with expected.held():
-            return self.load(replace(room, seen=expected.seen(self.looker, room)), progress)
+            return self.load(expected.room(self.looker, room), progress)
 
     def load(self, room: Room, progress: Progress) -> Prediction:
         """Load the model for `room` and return what is predicted: with a pace, at the rate of its link."""

@@ -1,7 +1,8 @@
 """Many prompts at once: one pass over the streamed weights serves as many sequences as the budget holds."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,6 +10,9 @@ from transformers.generation.streamers import BaseStreamer
 
 from tierline.run.batch import end_tokens, left_padded, pad_token
 from tierline.run.generate import chat_ids, prompt_ids
+from tierline.run.images.expected import expect_alike
+from tierline.run.images.files import read_image
+from tierline.run.images.prompt import Turn
 from tierline.run.meter import Reading
 from tierline.run.predict import Prediction
 from tierline.run.process_memory import peak_resident_bytes, reset_peak
@@ -68,6 +72,15 @@ OnPlanned = Callable[[int, Prediction], None]  # sequences to a pass, and what i
 OnServed = Callable[[int, int, float], None]  # sequences answered, sequences in all, tokens per second
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt with its token ids; `pixels` are the numbers that looking at its images computes with."""
+
+    prompt: Prompt
+    ids: list[int]
+    pixels: int = 0
+
+
 @dataclass(slots=True)
 class _Totals:
     passes: int = 0
@@ -95,22 +108,22 @@ def serve_prompts(
     """
     started_s, before = time.perf_counter(), len(answers.done)
     waiting = sorted(
-        ((prompt, _ids(session, prompt, request)) for prompt in prompts if prompt.index not in answers.done),
-        key=lambda pair: -len(pair[1]),
+        (_asked(session, prompt, request) for prompt in prompts if prompt.index not in answers.done),
+        key=lambda asked: -len(asked.ids),
     )
     totals, prediction, size = _Totals(), None, 0
     if waiting:
-        room = Room(prompt_tokens=len(waiting[0][1]), new=request.new, kv=session.kv)
-        size = min(len(waiting), batch or most_sequences(session, room))
-        prediction = session.load(replace(room, batch=size), progress)
+        room = Room(prompt_tokens=len(waiting[0].ids), new=request.new, kv=session.kv)
+        widest = max(waiting, key=lambda asked: asked.pixels)
+        size = min(len(waiting), batch or most_sequences(session, room, widest))
+        with _rehearsed(session, replace(room, batch=size), widest) as seen:
+            prediction = session.load(seen, progress)
         planned(size, prediction)
         reset_peak()
     for start in range(0, len(waiting), max(1, size)):
         group = waiting[start : start + size]
-        found = _answer(session, [ids for _, ids in group], request, totals)
-        answers.write(
-            [(prompt, _answer_fields(session, ids)) for (prompt, _), ids in zip(group, found, strict=True)]
-        )
+        found = _answer(session, group, request, totals)
+        answers.write([(a.prompt, _answer_fields(session, ids)) for a, ids in zip(group, found, strict=True)])
         served(start + len(group), len(waiting), totals.tokens / totals.decode_s if totals.decode_s else 0.0)
     return Served(
         len(waiting), before, size, totals.passes, totals.tokens, totals.decode_s,
@@ -119,14 +132,46 @@ def serve_prompts(
     )  # fmt: skip
 
 
-def most_sequences(session: Session, room: Room) -> int:
+def most_sequences(session: Session, room: Room, widest: Asked | None = None) -> int:
     """Return how many sequences like the one of `room` the budget has room for, at least 1.
 
-    What each takes (its cache and activations) is measured on a few; the rest of the budget is divided by it.
+    What each takes (its cache and activations) is measured on a few, each with the images of the `widest`;
+    the rest of the budget is divided by it.
     """
-    spare, fewer = (session.engine.spare_bytes(replace(room, batch=n)) for n in (1, _SAMPLE))
+
+    def spare_bytes(sequences: int) -> int:
+        with _rehearsed(session, replace(room, batch=sequences), widest) as seen:
+            return session.engine.spare_bytes(seen)
+
+    spare, fewer = spare_bytes(1), spare_bytes(_SAMPLE)
     each = (spare - fewer) / (_SAMPLE - 1)
     return max(1, min(MOST_SEQUENCES, 1 + int(spare // each) if each > 0 else MOST_SEQUENCES))
+
+
+@contextmanager
+def _rehearsed(session: Session, room: Room, widest: Asked | None) -> Iterator[Room]:
+    """Lend `room` with prompts like the `widest` to rehearse with, and hold what making it ready takes."""
+    if widest is None or not widest.prompt.images:
+        yield room
+        return
+    ids = torch.tensor([widest.ids])
+    expected = expect_alike(session.looker, ids, widest.prompt.images, room.batch)
+    with expected.held():
+        yield expected.room(session.looker, room)
+
+
+def _asked(session: Session, prompt: Prompt, request: Request) -> Asked:
+    if not prompt.images:
+        return Asked(prompt, _ids(session, prompt, request))
+    looker = session.looker
+    looked = looker.look([read_image(path) for path in prompt.images])
+    if request.raw or not session.tokenizer.chat_template:
+        ids = looker.raw_ids(prompt.text, looked.texts)
+    else:
+        *before, last = prompt.turns
+        turns = [Turn(turn["role"], turn["content"]) for turn in before]
+        ids = looker.turn_ids([*turns, Turn(last["role"], last["content"], looked.texts)])
+    return Asked(prompt, session.checked(ids, request)[0].tolist(), looked.pixels)
 
 
 def _ids(session: Session, prompt: Prompt, request: Request) -> list[int]:
@@ -139,18 +184,19 @@ def _ids(session: Session, prompt: Prompt, request: Request) -> list[int]:
     return found
 
 
-def _answer(
-    session: Session, group: Sequence[list[int]], request: Request, totals: _Totals
-) -> list[list[int]]:
+def _answer(session: Session, group: Sequence[Asked], request: Request, totals: _Totals) -> list[list[int]]:
     """Return the answers' token ids, in the order of `group`; every answer ends before its end token."""
     engine, pad = session.engine, pad_token(session)
-    padded, mask = left_padded(group, pad)
+    padded, mask = left_padded([asked.ids for asked in group], pad)
+    images = [read_image(path) for asked in group for path in asked.prompt.images]
+    seen = {"input_ids": padded, "attention_mask": mask}
+    if images:
+        seen = session.looker.inputs(padded, session.looker.look(images), mask)
     counter = _Counter(engine.measured)
     torch.manual_seed(request.seed)
     with torch.inference_mode():
         made = engine.model.generate(  # type: ignore[operator]
-            input_ids=padded,
-            attention_mask=mask,
+            **seen,
             max_new_tokens=request.new,
             pad_token_id=pad,
             past_key_values=engine.new_cache(),

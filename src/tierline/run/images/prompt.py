@@ -144,15 +144,22 @@ class Looker:
         ]
         return ids
 
-    def inputs(self, ids: torch.Tensor, looked: Looked) -> dict[str, torch.Tensor]:
-        """Return what the model is called with for the prompt `ids`, shape `(1, tokens)`, and its images.
+    def inputs(
+        self, ids: torch.Tensor, looked: Looked, mask: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Return what the model is called with for prompts `ids`, `(sequences, tokens)`, and their images.
 
-        Raises InputError where a model that counts positions by image could not tell images apart.
+        `mask`, of the same shape, is 0 where there is only padding. Raises InputError where a model that
+        counts positions by image could not tell images apart.
         """
-        seen = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **looked.tensors}
-        if self.places_images:
+        seen = {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids) if mask is None else mask,
+            **looked.tensors,
+        }
+        if self.places_images and looked.texts:
             seen[_TYPES] = ids.eq(self._processor.image_token_id).long()
-            found = sum(1 for a, b in pairwise([0, *seen[_TYPES][0].tolist()]) if b and not a)
+            found = sum(1 for row in seen[_TYPES].tolist() for a, b in pairwise([0, *row]) if b and not a)
             if found != len(looked.texts):
                 raise InputError(
                     f"{self._path}: {len(looked.texts)} images stand in {found} places: put something "
