@@ -47,7 +47,7 @@ def test_whatever_is_asked_it_answers_as_its_schema_says(case: schemathesis.Case
     case.call_and_validate(excluded_checks=[checks.positive_data_acceptance])
 
 
-@SETTINGS.include(path_regex="/api/(plan|timeline)").parametrize()
+@SETTINGS.include(path_regex="/api/(plan|bounds|timeline)").parametrize()
 @settings(max_examples=25, suppress_health_check=list(HealthCheck))
 def test_whatever_setting_is_asked_about_is_answered(case: schemathesis.Case[Any]) -> None:
     # names were mended, so that what was drawn to be wrong may be right
@@ -57,4 +57,11 @@ def test_whatever_setting_is_asked_about_is_answered(case: schemathesis.Case[Any
 
 def test_the_schema_is_of_every_question() -> None:
     asked = set(API.raw_schema["paths"])
-    assert {"/api/plan", "/api/timeline", "/api/upload", "/api/machine", "/api/runs/{run}"} <= asked
+    assert {
+        "/api/plan",
+        "/api/bounds",
+        "/api/timeline",
+        "/api/upload",
+        "/api/machine",
+        "/api/runs/{run}",
+    } <= asked

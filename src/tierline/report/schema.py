@@ -17,8 +17,11 @@ from tierline.report.schema_parallel import parallel_json
 Json = dict[str, Any]
 
 
-def plan_json(plan: Plan) -> Json:
-    """Return a plan as JSON-ready data; figures of a phase are totals over its passes."""
+def plan_json(plan: Plan, *, advised: bool = True) -> Json:
+    """Return a plan as JSON-ready data; figures of a phase are totals over its passes.
+
+    Remedies are plans of their own and take several times as long as all else: not `advised` leaves them out.
+    """
     return {
         "model": plan.model.name,
         "machine": plan.machine.name,
@@ -28,7 +31,7 @@ def plan_json(plan: Plan) -> Json:
         "fits": plan.fits,
         "strategy": plan.strategy,
         "short_bytes": plan.short_bytes,
-        "remedies": list(remedies(plan)),
+        **({"remedies": list(remedies(plan))} if advised else {}),
         "footprint": _footprint_json(plan),
         "parameters": parameters_json(plan.model),
         "tiers": [

@@ -16,6 +16,7 @@ from tierline.models.catalogue import catalogue_entry, catalogue_names
 from tierline.models.description import Model
 from tierline.plan.build import plan_with, selectors
 from tierline.plan.plan import Plan
+from tierline.plan.remedies import remedies
 from tierline.plan.sensitivity import DEFAULT_FORMATS
 from tierline.plan.sensitivity import sensitivity as find_sensitivity
 from tierline.report.figures.interactive import plotly_figure
@@ -161,22 +162,26 @@ def _planned(question: Json, uploads: Uploads) -> tuple[Setting, Plan]:
 
 
 def _plan(question: Json, _content: bytes, uploads: Uploads) -> Answered:
-    """The plan, its verdict, memory map and roofline."""
+    """The plan, its verdict and memory map: what one looks at first."""
     asked, plan = _planned(question, uploads)
-    document = plan_json(plan)
+    document = plan_json(plan, advised=False)
     return Answered.json(
         {
             "verdict": shown(f"{plan.model.name} on {plan.machine.name}: {verdict(plan)}"),
-            "fits": plan.fits,
             "strategy": plan.strategy,
             "facts": facts(document),
-            "remedies": [shown(line) for line in document["remedies"]],
             "notes": [shown(note) for note in document["notes"]],
             "command": plan_command(asked, _written(plan.model, asked.model)),
             "memory": plotly_figure(memory_map(plan)),
-            "roofline": _roofline(plan),
         }
     )
+
+
+def _bounds(question: Json, _content: bytes, uploads: Uploads) -> Answered:
+    """What bounds the plan, and what would change that."""
+    _, plan = _planned(question, uploads)
+    lines = [shown(line) for line in remedies(plan)]
+    return Answered.json({"fits": plan.fits, "remedies": lines, "roofline": _roofline(plan)})
 
 
 def _roofline(plan: Plan) -> Json:
@@ -249,6 +254,7 @@ ANSWERS: Mapping[str, Callable[[Json, bytes, Uploads], Answered]] = {
     "machine": _machine,
     "upload": _upload,
     "plan": _plan,
+    "bounds": _bounds,
     "timeline": _timeline,
     "report": _report,
 }

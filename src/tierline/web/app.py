@@ -1,7 +1,7 @@
 """The page's server: static files, and an API whose answers come from workers."""
 
 import tempfile
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,10 +13,11 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from tierline.report.tables import shown
 from tierline.web.guard import LOOPBACK, App, Guard
 from tierline.web.live import add_runs
 from tierline.web.pool import Answer, Pools
-from tierline.web.setting import Setting
+from tierline.web.setting import WANTED, Setting
 from tierline.web.static import add_static
 from tierline.web.uploads import MOST_FILE_BYTES, MOST_NAME, MOST_UPLOAD_BYTES
 
@@ -80,11 +81,21 @@ def schema(app: App) -> dict[str, Any]:
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
-    """Answer a request that does not match its schema: one line that says where and what."""
+    """Answer a request that does not match its schema: one line that says where, what, and what is wanted."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it alone
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
-    return JSONResponse({"message": f"{where[:120] or 'request'}: {first['msg']}"}, status_code=422)
+    return JSONResponse({"message": f"{where[:120] or 'request'}: {_wrong(first)}"}, status_code=422)
+
+
+def _wrong(error: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value, in words: pydantic's, but for patterns and fields that are none."""
+    if error["type"] == "extra_forbidden":
+        return f"is nothing that can be set: want {', '.join(Setting.model_fields)}"
+    if error["type"] != "string_pattern_mismatch":
+        return str(error["msg"])
+    wanted = WANTED.get(error["ctx"]["pattern"], "a name that this server gives")
+    return f"{shown(str(error['input']))[:60]!r} is not {wanted}"
 
 
 async def _problem(_: Request, error: Exception) -> Response:
@@ -140,8 +151,13 @@ def _add_settings(app: FastAPI) -> None:
 
     @app.post("/api/plan")
     def plan(request: Request, setting: Setting) -> Response:
-        """The plan, its verdict, memory map and roofline."""
+        """The plan, its verdict and memory map."""
         return ask(request, "plan", setting)
+
+    @app.post("/api/bounds")
+    def bounds(request: Request, setting: Setting) -> Response:
+        """The roofline, and what would make the model fit or faster."""
+        return ask(request, "bounds", setting)
 
     @app.post("/api/timeline")
     def timeline(request: Request, setting: Setting) -> Response:

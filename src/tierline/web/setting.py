@@ -2,7 +2,8 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,7 +27,22 @@ MOST_KEPT = 16
 SIMULATED_PASSES = 4  # a timeline shows the last of so many; the first ones fill the staging slots
 _FORMAT = r"^[a-z0-9_]{1,24}(:[a-z0-9_=,\-]{1,60})?$"
 _QUANTITY = r"^[0-9]{1,18}(\.[0-9]{1,9})?\s?[A-Za-z]{1,4}$"
+_MODEL = rf"^([a-z0-9][a-z0-9.\-]{{0,79}}|{UPLOAD})$"
+_MACHINE = r"^[a-z0-9][a-z0-9.\-]{0,79}(\+[a-z0-9][a-z0-9.\-]{0,79})?$"
+_OVERRIDE = r"^[a-z0-9_.\-]{1,80}=[^\s=][^=\n]{0,39}$"
+_KEEP = r"^[A-Za-z0-9_.\-]{1,64}=[a-z0-9_:=,\-]{1,90}$"
 _NAME = re.compile(r"[a-z0-9][a-z0-9.\-]{0,79}")
+# What each pattern asks for, in words.
+WANTED: Mapping[str, str] = MappingProxyType(
+    {
+        _FORMAT: "a format in small letters, such as int8:group=128, mxfp4 or q4_k_m",
+        _QUANTITY: "a size with its unit, such as 48GiB or 200MiB",
+        _MODEL: "a model of the catalogue, such as smolvlm2-256m, or a dropped file's upload:...",
+        _MACHINE: "a machine of the catalogue, such as rtx-4090, or a card in one, rtx-3090+desktop-ddr5",
+        _OVERRIDE: "PATH=VALUE in at most 40 characters, such as ddr3.sustained=1.3GB/s",
+        _KEEP: "CLASS=FORMAT, such as norms=fp32",
+    }
+)
 
 FormatName = Annotated[str, Field(pattern=_FORMAT, max_length=90)]
 Tokens = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
@@ -37,10 +53,10 @@ class Setting(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: Annotated[str, Field(pattern=rf"^([a-z0-9][a-z0-9.\-]{{0,79}}|{UPLOAD})$")]
-    machine: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.\-]{0,79}(\+[a-z0-9][a-z0-9.\-]{0,79})?$")]
+    model: Annotated[str, Field(pattern=_MODEL)]
+    machine: Annotated[str, Field(pattern=_MACHINE)]
     overrides: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^[a-z0-9_.\-]{1,80}=[^\s=][^=\n]{0,39}$")], ...],
+        tuple[Annotated[str, Field(pattern=_OVERRIDE)], ...],
         Field(max_length=MOST_OVERRIDES),
     ] = ()
     weights: FormatName | None = None
@@ -48,7 +64,7 @@ class Setting(BaseModel):
     activations: FormatName = "bf16"
     activation_policy: ActivationPolicy = "fused"
     keep: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,64}=[a-z0-9_:=,\-]{1,90}$")], ...],
+        tuple[Annotated[str, Field(pattern=_KEEP)], ...],
         Field(max_length=MOST_KEPT),
     ] = ()
     batch: Annotated[int, Field(ge=1, le=MOST_BATCH)] = 1

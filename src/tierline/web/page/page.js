@@ -13,6 +13,7 @@ const START = { model: "smolvlm2-256m", machine: "nexys-video", weights: "mxfp8:
 let settings = [];
 let side = 0;
 let started = false;
+let changedAt = 0;
 const answers = [{}, {}];
 const asking = [null, null];
 const abouts = new Map();
@@ -56,38 +57,47 @@ async function askAll(which, now) {
   if (!setting) return;
   const slow = setTimeout(() => root.classList.add("slow"), 300);
   const shown = answers[which];
-  const took = (part, problem) => (found) => {
+  const told = (path) => ask(path, setting, now.controller.signal).catch((error) => error);
+  const take = async (part, found) => {
     if (asking[which] !== now) return;
-    if (found instanceof Error) shown[problem] = found.message;
-    else {
-      shown[part] = found;
-      shown[problem] = found.message ?? "";
-    }
-    if (part === "timeline" && found instanceof Error) shown.timeline = null;
-    if (part === "plan" && shown.problem) shown.timelineProblem = "";
-    const shownNow = answers.slice(0, settings.length);
-    results.show(shownNow);
-    const since = () => (performance.now() - now.started).toFixed(1);
-    if (part === "plan") root.dataset.answeredMs = since();
-    now.drawing = results.draw(shownNow).then(() => (root.dataset.drawnMs = since()));
+    const wrong = found instanceof Error;
+    if (!wrong) shown[part] = found;
+    else if (part !== "plan") shown[part] = null; // the last plan stays, and says that it is not this one
+    // What cannot be planned cannot be simulated either, and what is wrong is said once.
+    shown.problems = part === "plan" && wrong ? {} : { ...shown.problems };
+    shown.problems[part] = found.message;
+    const sides = answers.slice(0, settings.length);
+    results.show(sides);
+    if (part === "plan") painted("answered");
+    await results.draw(sides, painted);
   };
-  const signal = now.controller.signal;
-  const told = (path, take) =>
-    ask(path, setting, signal).then(take, (error) => (error.name === "AbortError" ? null : take(error)));
-  await told("/api/plan", took("plan", "problem"));
-  // The verdict does not wait for the simulation, and what cannot be planned is not simulated.
-  if (!shown.problem && !signal.aborted) await told("/api/timeline", took("timeline", "timelineProblem"));
-  await now.drawing;
+  const simulated = told("/api/timeline"); // by another process, at the same time
+  const plan = await told("/api/plan");
+  const goesOn = () => !(plan instanceof Error) && !now.again; // a later change makes the rest of this one vain
+  const bounds = goesOn() ? told("/api/bounds") : null; // while the memory map is drawn
+  await take("plan", plan);
+  if (goesOn()) await take("bounds", await bounds);
+  if (goesOn()) await take("timeline", await simulated);
+  else now.controller.abort();
   clearTimeout(slow);
   if (asking[which] === now) root.classList.remove("slow");
+}
+
+// Keeps how long after a change something was on the screen, for whoever measures it.
+function painted(what) {
+  const since = changedAt;
+  requestAnimationFrame(() =>
+    setTimeout(() => performance.measure(what, { start: since, end: performance.now() })),
+  );
 }
 
 // Asks about what has changed; the page says `idle` once all of it is shown.
 async function refresh(sides) {
   root.dataset.state = "busy";
+  const asked = Promise.all(sides.map(answer)); // first of all: what follows is done while the server works
   byId("results").setAttribute("aria-busy", "true");
   history.replaceState(null, "", `?${controls.toAddress(settings)}`);
-  await Promise.all(sides.map(answer));
+  await asked;
   if (started && !asking.some(Boolean)) rest();
 }
 
@@ -119,6 +129,7 @@ async function changed(event) {
   if (event.target.name === "side") return;
   const isSelect = event.target.tagName === "SELECT";
   if (isSelect !== (event.type === "change")) return;
+  changedAt = event.timeStamp;
   root.dataset.state = "busy";
   if (event.target.id === "model") {
     settings[side] = controls.read();

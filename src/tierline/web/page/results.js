@@ -12,7 +12,7 @@ function element(tag, text, attributes = {}) {
   return made;
 }
 
-// Shows the answers of all sides: [{plan, timeline, problem, slow}, ...].
+// Shows the answers of all sides: [{plan, bounds, timeline, problems}, ...]. Parts come one after the other.
 export function show(answers) {
   const several = answers.length > 1;
   document.body.classList.toggle("several", several);
@@ -24,23 +24,23 @@ function showSide(side, answer, several) {
   for (const part of ["verdict", "glance", "commands", "notes", "key", ...FIGURES]) {
     byId(`${part}-${side}`).hidden = !answer;
   }
-  const problem = [answer?.problem, answer?.timelineProblem].filter(Boolean);
-  setText(byId(`problem-${side}`), problem.join(" "));
-  if (answer?.problem && !answer.plan) setText(byId(`verdict-${side}`), "No plan yet: change what is wrong");
+  const problems = answer?.problems ?? {};
+  setText(byId(`problem-${side}`), Object.values(problems).filter(Boolean).join(" "));
+  if (problems.plan && !answer.plan) setText(byId(`verdict-${side}`), "No plan yet: change what is wrong");
   if (!answer?.plan) return;
-  const { plan, timeline } = answer;
+  const { plan, bounds, timeline } = answer;
   const before = several ? `${"AB"[side]}: ` : "";
   const verdict = byId(`verdict-${side}`);
   setText(verdict, before + plan.verdict);
   verdict.dataset.strategy = plan.strategy;
-  verdict.classList.toggle("stale", Boolean(answer.problem));
-  const title = plan.fits ? "To go faster" : "What to change";
+  verdict.classList.toggle("stale", Boolean(problems.plan));
+  const title = bounds?.fits ? "To go faster" : "What to change";
   byId(`glance-${side}`).replaceChildren(
     ...(several ? [element("h2", "AB"[side])] : []),
     tiles(plan.facts.filter((fact) => fact.main)),
-    ...(plan.remedies.length ? [element("h3", title), list(plan.remedies)] : []),
+    ...(bounds?.remedies.length ? [element("h3", title), list(bounds.remedies)] : []),
   );
-  const key = plan.roofline.key ?? [];
+  const key = bounds?.roofline.key ?? [];
   byId(`key-${side}`).replaceChildren(...key.map((text) => element("li", text)));
   byId(`notes-${side}`).replaceChildren(...plan.notes.map((note) => element("li", note)));
   const commands = [plan.command, timeline?.command].filter(Boolean);
@@ -115,8 +115,8 @@ const inView = new IntersectionObserver(
   { rootMargin: "300px" },
 );
 
-// Draws the figures that are there; the script that draws them may still be on its way.
-export async function draw(answers) {
+// Draws the figures that are there; the script that draws them may still be on its way. Tells `done` each.
+export async function draw(answers, done = () => {}) {
   if (!window.Plotly || !window.drawFigure) return;
   const targets = answers.flatMap((answer, side) =>
     FIGURES.map((name) => {
@@ -126,23 +126,29 @@ export async function draw(answers) {
       return target;
     }),
   );
-  for (const target of targets.filter((t) => t.inView)) await drawWanted(target);
+  for (const target of targets.filter((t) => t.inView)) {
+    if (!(await drawWanted(target))) continue;
+    done(target.wanted.name);
+    await new Promise((go) => setTimeout(go)); // what stands already is painted before the next is drawn
+  }
 }
 
 function figureOf(answer, name) {
-  return name === "timeline" ? answer.timeline?.timeline : answer.plan?.[name];
+  const part = { memory: "plan", roofline: "bounds", timeline: "timeline" }[name];
+  return answer[part]?.[name];
 }
 
+// Draws what a place is to show, and says whether it was something else before.
 async function drawWanted(target) {
   const { name, figure } = target.wanted;
   if (!figure || figure.message) {
     window.Plotly.purge(target);
     target.replaceChildren(...(figure ? [element("p", figure.message, { class: "help" })] : []));
     delete target.dataset.drawn;
-    return;
+    return false;
   }
   const key = JSON.stringify(figure) + dark.matches;
-  if (target.drawnKey === key && target.dataset.drawn) return;
+  if (target.drawnKey === key && target.dataset.drawn) return false;
   if (!target.dataset.drawn) target.replaceChildren();
   target.drawnKey = key;
   target.setAttribute("role", "img");
@@ -157,6 +163,7 @@ async function drawWanted(target) {
   layout.legend = { ...layout.legend, y: -54 / Math.max(plot, 60) };
   await window.drawFigure(target, { ...figure, layout }, dark.matches);
   target.dataset.drawn = "yes";
+  return true;
 }
 
 export function onThemeChange(redraw) {
