@@ -23,6 +23,7 @@ from tierline.cli.session import (
     opened_session,
 )
 from tierline.errors import InputError
+from tierline.run.images.files import MOST_IMAGES
 from tierline.run.pace import find_pace
 from tierline.run.source import open_source
 from tierline.units import parse_bytes
@@ -44,6 +45,14 @@ def serve(
     new: Annotated[
         int, typer.Option(help="Most tokens of an answer whose request does not say.", min=1, max=1_000_000)
     ] = 512,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            help="Images that a pass has room for; 1 by default, if the model looks at any.",
+            min=0,
+            max=MOST_IMAGES,
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="The address to listen on; others than this computer's own are let in by it.")
     ] = "127.0.0.1",
@@ -89,7 +98,7 @@ def serve(
         from tierline.serve.server import load
         from tierline.serve.server import serve as serve_loaded
 
-        limits = load(session, batch=batch, context=context, new=new, progress=bar.loading)
+        limits = load(session, batch=batch, context=context, new=new, progress=bar.loading, images=images)
         bar.stop()
         signal.signal(signal.SIGTERM, _terminated)
         serve_loaded(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
@@ -12,17 +12,22 @@ from transformers.generation.streamers import BaseStreamer
 from tierline.run.request import Request
 from tierline.run.session import Session
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One sequence: its prompt, and how it is answered (the text of `request` aside).
 
-    `take` gets each token that is chosen for it, and returns whether the sequence ends with that.
+    `images` are those that are part of the prompt, decoded. `take` gets each token that is chosen for it, and
+    returns whether the sequence ends with that.
     """
 
     ids: Sequence[int]
     request: Request
     take: Callable[[int], bool]
+    images: Sequence["Image"] = ()
 
 
 def generate_rows(session: Session, rows: Sequence[Row], passed: Callable[[], None]) -> None:
@@ -35,11 +40,14 @@ def generate_rows(session: Session, rows: Sequence[Row], passed: Callable[[], No
     engine = session.engine
     pad = pad_token(session)
     ids, mask = left_padded([row.ids for row in rows], pad)
+    images = [image for row in rows for image in row.images]
+    seen = {"input_ids": ids, "attention_mask": mask}
+    if images:
+        seen = session.looker.inputs(ids, session.looker.look(images), mask)
     ended = torch.zeros(len(rows), dtype=torch.bool)
     with torch.inference_mode():
         engine.model.generate(  # type: ignore[operator]
-            input_ids=ids,
-            attention_mask=mask,
+            **seen,
             max_new_tokens=max(row.request.new for row in rows),
             pad_token_id=pad,
             past_key_values=engine.new_cache(),

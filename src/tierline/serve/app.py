@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from tierline.serve.job import End, Event, Failure, Piece
 from tierline.serve.replies import DONE, Refusal, Reply, error_body, event
-from tierline.serve.schema import ChatRequest
+from tierline.serve.schema import MOST_URL, ChatRequest
 from tierline.serve.service import Service, Ticket
 from tierline.web.guard import App, Guard
 
@@ -42,7 +42,8 @@ def create_app(service: Service, hosts: Collection[str]) -> App:
     app.add_exception_handler(HTTPException, _missing)
     _add_models(app, service)
     app.add_api_route("/v1/chat/completions", _chat, methods=["POST"], response_model=None)
-    most_bytes = _LEAST_BODY_BYTES + _TOKEN_BYTES * service.limits.context
+    limits = service.limits
+    most_bytes = _LEAST_BODY_BYTES + _TOKEN_BYTES * limits.context + MOST_URL * limits.images
     return Guard(app, hosts, most_bytes=most_bytes, problem=lambda why: error_body(403, why))
 
 
@@ -83,12 +84,12 @@ async def _chat(request: Request, asked: ChatRequest) -> Response:
     started_s = time.perf_counter()
     try:
         _check_model(service, asked.model)
-        ids = await run_in_threadpool(service.prompt, asked)
-        ticket = service.submit(asked, ids)
+        prompted = await run_in_threadpool(service.prompt, asked)
+        ticket = service.submit(asked, prompted)
     except Refusal:
         service.metrics.requests.labels("refused").inc()
         raise
-    answer = _Answer(service, ticket, Reply(service.name, len(ids)), started_s)
+    answer = _Answer(service, ticket, Reply(service.name, len(prompted.ids)), started_s)
     if asked.stream:
         usage = asked.stream_options is not None and asked.stream_options.include_usage
         return _Streamed(answer, usage=usage)
@@ -181,11 +182,11 @@ async def _refused(_: Request, error: Exception) -> Response:
 async def _invalid(request: Request, error: Exception) -> Response:
     """Answer a request that does not match its schema: one line that says where and what."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")[:120]
+    deepest = max(error.errors(), key=lambda found: len(found["loc"]))  # of a union, what came closest
+    where = ".".join(str(part) for part in deepest["loc"] if part != "body")[:120]
     service: Service = request.app.state.service
     service.metrics.requests.labels("refused").inc()
-    return JSONResponse(error_body(400, f"{where or 'request'}: {first['msg']}", param=where or None), 400)
+    return JSONResponse(error_body(400, f"{where or 'request'}: {deepest['msg']}", param=where or None), 400)
 
 
 async def _missing(_: Request, error: Exception) -> Response:

@@ -47,11 +47,15 @@ class Job:
         *,
         stops: Sequence[str],
         ends: Collection[int],
+        images: Sequence[bytes] = (),
         tokenizer: Tokenizer,
         emit: Callable[[Event], None],
     ) -> None:
-        """`ends` are the tokens, `stops` the texts with which an answer ends; neither is part of it."""
-        self.ids, self.request = ids, request
+        """`ends` are the tokens, `stops` the texts with which an answer ends; neither is part of it.
+
+        `images` are the files of those that are part of the prompt.
+        """
+        self.ids, self.request, self.images = ids, request, tuple(images)
         self.tokens = 0
         self.ended = False
         self.cancelled = False  # whoever asked has gone: the sequence ends with its next token

@@ -1,20 +1,59 @@
 """What a chat-completions request may say; what this server does not do is refused, not ignored."""
 
+import re
+from base64 import b64decode
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 MOST_TURNS = 4096
 MOST_STOPS, MOST_STOP = 16, 1024
+MOST_IMAGE_BYTES = 2**22
+MOST_URL = 64 + 4 * MOST_IMAGE_BYTES // 3  # an image in base64, and what it is
+_TYPES = ("png", "jpeg", "webp", "gif", "bmp")
+_DATA_URL = re.compile(rf"data:image/({'|'.join(_TYPES)}|jpg);base64,")
 _SEEDS = 2**63
 
 
-class Part(BaseModel):
-    """A part of a message: text is the only kind that is answered."""
+class TextPart(BaseModel):
+    """Text in a message."""
 
     model_config = ConfigDict(extra="forbid")
     type: Literal["text"]
     text: str
+
+
+class ImageUrl(BaseModel):
+    """An image in the request itself; `detail` is what others choose a size by, and changes nothing here."""
+
+    model_config = ConfigDict(extra="forbid")
+    url: Annotated[str, Field(max_length=MOST_URL)]
+    detail: Literal["auto", "low", "high"] | None = None
+
+    @field_validator("url")
+    @classmethod
+    def in_the_request(cls, url: str) -> str:
+        """Refuse what would have to be fetched, and what is no image."""
+        if not url.startswith("data:"):
+            raise ValueError("images are taken as data: URLs only: this server fetches nothing")
+        if not _DATA_URL.match(url):
+            raise ValueError(f"want data:image/TYPE;base64,DATA with TYPE of {', '.join(_TYPES)}")
+        return url
+
+    def data(self) -> bytes:
+        """Return the image's file; raise ValueError where it is no base64."""
+        return b64decode(self.url.partition(",")[2], validate=True)
+
+
+class ImagePart(BaseModel):
+    """An image in a message."""
+
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
 class Message(BaseModel):
@@ -28,8 +67,15 @@ class Message(BaseModel):
     @property
     def turn(self) -> dict[str, str]:
         """The turn as a chat template takes it; a developer's is the system's."""
-        text = self.content if isinstance(self.content, str) else "".join(p.text for p in self.content)
+        parts = [TextPart(type="text", text=self.content)] if isinstance(self.content, str) else self.content
+        text = "".join(part.text for part in parts if isinstance(part, TextPart))
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+    @property
+    def images(self) -> list[ImageUrl]:
+        """Its images, in order; a model sees them before the text."""
+        parts = [] if isinstance(self.content, str) else self.content
+        return [part.image_url for part in parts if isinstance(part, ImagePart)]
 
 
 class StreamOptions(BaseModel):

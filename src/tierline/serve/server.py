@@ -1,12 +1,15 @@
 """A loaded model served until it is stopped."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from tierline.errors import FaultError, InputError, TierlineError
+from tierline.run.images.expected import Expected, expect_images
 from tierline.run.room import Room
 from tierline.run.session import Session
 from tierline.run.weights import Progress
 from tierline.serve.app import create_app
+from tierline.serve.schema import MOST_IMAGE_BYTES
 from tierline.serve.service import Limits, Service
 from tierline.web.guard import LOOPBACK
 from tierline.web.serve import serve_app
@@ -15,8 +18,12 @@ _GRACE_S = 10
 _CONNECTIONS = 512
 
 
-def load(session: Session, *, batch: int, context: int, new: int, progress: Progress) -> Limits:
+def load(
+    session: Session, *, batch: int, context: int, new: int, progress: Progress, images: int | None = None
+) -> Limits:
     """Load the model with room for `batch` sequences of `context` tokens, and return what fits there.
+
+    There is room for `images` in each pass: by default for one, if the model looks at any.
 
     Raises InputError for a model without a chat template or with a shorter context, and BudgetError and
     FaultError as `Session.load` does.
@@ -29,8 +36,29 @@ def load(session: Session, *, batch: int, context: int, new: int, progress: Prog
         raise InputError(f"--context {context:,}: {source.path.name} was made for at most {longest:,} tokens")
     new = min(new, context - 1)
     room = Room(context - new, new, batch, kv=session.kv)
-    session.load(room, progress)
-    return Limits(batch, context, new, room.kv_held_bytes(source.model, source.compute_format))
+    expected = _expected(session, images, context - new, waiting=batch)
+    if expected is None:
+        session.load(room, progress)
+    else:
+        with expected.held():
+            session.load(expected.room(session.looker, room), progress)
+    cache_bytes = room.kv_held_bytes(source.model, source.compute_format)
+    return Limits(batch, context, new, cache_bytes, expected)
+
+
+def _expected(session: Session, images: int | None, tokens: int, *, waiting: int) -> Expected | None:
+    """Return the images that a pass is to have room for; their files may wait for so many passes."""
+    source = session.engine.source
+    if images is None:
+        images = int("vision_config" in source.config)
+    if not images:
+        return None
+    if "vision_config" not in source.config:
+        raise InputError(f"{source.path}: is a model of text alone, which has no use for --images {images}")
+    expected = expect_images(session.looker, images, tokens)
+    # One request's are made ready while another's are: its own, and the files of all that wait.
+    held_bytes = 2 * expected.work_bytes + images * (1 + waiting) * MOST_IMAGE_BYTES
+    return replace(expected, work_bytes=held_bytes)
 
 
 def serve(

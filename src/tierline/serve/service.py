@@ -3,13 +3,17 @@
 import asyncio
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from jinja2 import TemplateError
 
+from tierline.errors import InputError
 from tierline.run.batch import end_tokens
 from tierline.run.generate import chat_ids
+from tierline.run.images.expected import Expected
+from tierline.run.images.files import decode_image
+from tierline.run.images.prompt import Turn
 from tierline.run.request import Request
 from tierline.run.session import Session
 from tierline.serve.job import Event, Job
@@ -25,13 +29,20 @@ from tierline.units import format_bytes
 class Limits:
     """Room: `batch` sequences of `context` tokens, whose cache takes `cache_bytes` at the most.
 
-    `new` is the most tokens of an answer whose request does not say.
+    `new` is the most tokens of an answer whose request does not say. `expected` are the images that a pass
+    has room for, if any.
     """
 
     batch: int
     context: int
     new: int
     cache_bytes: int
+    expected: Expected | None = None
+
+    @property
+    def images(self) -> int:
+        """The most images of one pass, and so of one request."""
+        return 0 if self.expected is None else len(self.expected.looked.texts)
 
 
 @dataclass(slots=True)
@@ -42,6 +53,14 @@ class Ticket:
     events: "asyncio.Queue[Event]" = field(default_factory=asyncio.Queue)
 
 
+@dataclass(frozen=True, slots=True)
+class Prompted:
+    """A conversation as token ids, and the files of its images, in order."""
+
+    ids: list[int]
+    images: Sequence[bytes] = ()
+
+
 class Service:
     """One model by its `name`, its queue and its thread."""
 
@@ -50,7 +69,7 @@ class Service:
     ) -> None:
         self.name, self.limits = name, limits
         self._session, self._ends = session, end_tokens(session)
-        self._queue = Queue(limits.batch, limits.context)
+        self._queue = Queue(limits.batch, limits.context, limits.images)
         self.metrics = Metrics(lambda: len(self._queue))
         self._worker = Worker(session, self._queue, self.metrics, failed)
         self._tokenizing = threading.Lock()
@@ -63,8 +82,13 @@ class Service:
         """End what runs, refuse what waits."""
         self._worker.stop()
 
-    def prompt(self, asked: ChatRequest) -> list[int]:
-        """Return the token ids of the conversation; raise Refusal where the model's template takes it not."""
+    def prompt(self, asked: ChatRequest) -> "Prompted":
+        """Return the conversation as token ids, and the files of its images.
+
+        Raises Refusal where the model's template takes it not, or there is no room for its images.
+        """
+        if any(message.images for message in asked.messages):
+            return self._prompt_with_images(asked)
         turns = [message.turn for message in asked.messages]
         try:
             with self._tokenizing:
@@ -72,9 +96,30 @@ class Service:
         except (TemplateError, ValueError, TypeError, KeyError) as error:
             why = f"the model's chat template does not take these messages: {str(error)[:200]}"
             raise Refusal(400, why, param="messages") from error
-        return ids
+        return Prompted(ids)
 
-    def submit(self, asked: ChatRequest, ids: list[int]) -> Ticket:
+    def _prompt_with_images(self, asked: ChatRequest) -> "Prompted":
+        expected, count = self.limits.expected, sum(len(message.images) for message in asked.messages)
+        if expected is None or count > self.limits.images:
+            why = (
+                f"{count} images, and room was kept for {self.limits.images}: start the server with --images"
+            )
+            raise Refusal(400, why, param="messages")
+        turns, files = list[Turn](), list[bytes]()
+        try:
+            with self._tokenizing:
+                looker = self._session.looker
+                for message in asked.messages:
+                    own = [image.data() for image in message.images]
+                    decoded = [decode_image(file, "an image", expected.most_pixels) for file in own]
+                    looked = expected.check(looker.look(decoded))
+                    turns.append(Turn(message.turn["role"], message.turn["content"], looked.texts))
+                    files += own
+                return Prompted(looker.turn_ids(turns)[0].tolist(), files)
+        except (InputError, ValueError) as error:
+            raise Refusal(400, str(error)[:400], param="messages") from error
+
+    def submit(self, asked: ChatRequest, prompted: "Prompted") -> Ticket:
         """Let a request wait, and return its ticket; its events come to the running loop.
 
         Raises Refusal where there is no room for it, in the cache or in the queue.
@@ -87,8 +132,9 @@ class Service:
 
         tokenizer = self._session.tokenizer
         job = Job(
-            ids,
-            self._request(asked, len(ids)),
+            prompted.ids,
+            self._request(asked, len(prompted.ids)),
+            images=prompted.images,
             stops=asked.stops,
             ends=self._ends,
             tokenizer=tokenizer.backend_tokenizer,

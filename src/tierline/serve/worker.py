@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from tierline.errors import TierlineError
 from tierline.run.batch import Row, generate_rows
+from tierline.run.images.files import decode_image
 from tierline.run.session import Session
 from tierline.serve.job import Job
 from tierline.serve.metrics import Metrics
@@ -60,10 +61,15 @@ class Worker:
             self._metrics.note(self._session.engine.measured())
 
         try:
-            generate_rows(self._session, [Row(job.ids, job.request, job.take) for job in group], passed)
+            generate_rows(self._session, [_row(job) for job in group], passed)
         finally:
             self._running = ()
             self._metrics.running.set(0)
+
+
+def _row(job: Job) -> Row:
+    images = [decode_image(file, "an image") for file in job.images]
+    return Row(job.ids, job.request, job.take, images)
 
 
 class _Pace:

@@ -38,7 +38,8 @@ class Expected:
 
     def check(self, looked: Looked) -> Looked:
         """Return `looked`; raise InputError where it is more than room was kept for."""
-        if looked.pixels > self.looked.pixels:
+        share = min(1.0, len(looked.texts) / len(self.looked.texts))
+        if looked.pixels > share * self.looked.pixels:
             raise InputError(
                 f"{len(looked.texts)} images come to {looked.pixels:,} numbers, and room was kept for "
                 f"{self.looked.pixels:,} ({len(self.looked.texts)} images): show fewer at once, or smaller "
