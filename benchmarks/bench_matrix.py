@@ -15,7 +15,7 @@ import os
 import time
 from pathlib import Path
 
-from matrix.cells import CAPS, DISKS, FORMATS, MODELS, PEERS, TIERLINE, Subset
+from matrix.cells import CAPS, DISKS, FORMATS, MODELS, MORE_FORMATS, PEERS, TIERLINE, Subset
 from matrix.models import Models
 from matrix.peers import Environments
 from matrix.render import one_line, write_documents
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--engines", nargs="+", choices=engines, default=engines, metavar="ENGINE",
                         help=f"of: {'; '.join(engines)}")  # fmt: skip
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
+    parser.add_argument("--formats", nargs="+", choices=(*FORMATS, *MORE_FORMATS), default=FORMATS)
     parser.add_argument("--caps", nargs="+", type=float, default=CAPS)
     parser.add_argument("--disks", nargs="+", choices=tuple(DISKS), default=tuple(DISKS))
     parser.add_argument("--runs", type=int, default=3, help="of each of Tierline's cells")

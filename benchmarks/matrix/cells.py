@@ -16,6 +16,7 @@ PEERS: dict[str, str] = {
     "llama.cpp direct io": "q8_0",
 }
 FORMATS = ("bf16", "int8")
+MORE_FORMATS = ("int4", "q4_k_m")  # run where they are asked for
 CAPS = (1.1, 1.5, 3.0)
 PEER_CAP = 1.5
 DISKS: dict[str, float | None] = {"2GB/s": 2e9, "500MB/s": 5e8, "unthrottled": None}

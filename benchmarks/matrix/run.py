@@ -41,7 +41,7 @@ class Bench:
         ours = cell.engine == TIERLINE
         budget_bytes = memory_bytes - SLACK_BYTES if ours else memory_bytes
         tokens = (_TOKENS if ours else _PEER_TOKENS)[cell.model]
-        rates = self.session.disk(cell.disk, file_of(model))
+        rates = self.session.disk(cell.disk, file_of(model), cell.format) if ours else None
         foretold = self.session.foretell(cell, model, tokens, budget_bytes) if ours else None
         with tempfile.TemporaryDirectory() as folder:
             target, err = Path(folder) / "result", Path(folder) / "err"

@@ -16,29 +16,30 @@ from matrix.foretell import Foretold, Known, foretell
 from matrix.models import file_of
 
 _ENGINES = Path(__file__).parents[1] / "engines"
-_FRESH_S = 900.0  # a shared disk is not the same an hour later
-_SAMPLE_S = 1.5
+_FRESH_S = 120.0  # a shared disk is not the same some minutes later
+_SAMPLE_S = 2.0
 
 
 @dataclass(slots=True)
 class Session:
-    """Rates of disks, measured anew every quarter of an hour, and what is known of each model."""
+    """Rates of disks, measured anew every two minutes, and what is known of each model."""
 
-    _disks: dict[str, tuple[float, Mapping[str, float]]] = field(default_factory=dict)
+    _disks: dict[tuple[str, str], tuple[float, Mapping[str, float]]] = field(default_factory=dict)
     _models: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
 
-    def disk(self, name: str, file: Path) -> Mapping[str, float]:
+    def disk(self, name: str, file: Path, form: str) -> Mapping[str, float]:
         """Return the rates of a disk in `DISKS`, read at `file` alone and beside compute, in bytes/s."""
-        if name not in self._disks or time.monotonic() - self._disks[name][0] > _FRESH_S:
-            found = measured("disk_rate.py", file, str(_SAMPLE_S), disk_bytes_per_s=DISKS[name])
-            self._disks[name] = time.monotonic(), found
-        return self._disks[name][1]
+        known = self._disks.get((name, form))
+        if known is None or time.monotonic() - known[0] > _FRESH_S:
+            found = measured("disk_rate.py", file, form, str(_SAMPLE_S), disk_bytes_per_s=DISKS[name])
+            known = self._disks[name, form] = time.monotonic(), found
+        return known[1]
 
     def foretell(self, cell: Cell, model: Path, tokens: int, memory_bytes: int) -> Foretold:
         """Return what one of Tierline's cells will reach."""
         if model not in self._models:
             self._models[model] = measured("known.py", model, str(tokens), disk_bytes_per_s=None)
-        facts, disk = self._models[model], self.disk(cell.disk, file_of(model))
+        facts, disk = self._models[model], self.disk(cell.disk, file_of(model), cell.format)
         products_s = facts["flop"] / disk[f"{cell.format}_beside_reads_flop_per_s"]
         known = Known(
             matrix_bytes=facts["matrix_bytes"],
