@@ -230,6 +230,10 @@ def test_a_browser_draws_every_figure(reported: tuple[Path, Path], until: Callab
         ink = "document.querySelector('#memory .xtick text').style.fill"
         assert page.evaluate(ink) == "rgb(232, 232, 232)"
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        wide = "[...document.querySelectorAll('.scroll')].filter(t => t.scrollWidth > t.clientWidth).length"
+        assert page.evaluate(wide) == 0
+        titles = "[...document.querySelectorAll('.gtitle')].map(t => t.getBoundingClientRect().right)"
+        assert max(page.evaluate(titles)) <= 390
         page.emulate_media(color_scheme="light")
         until(page, f"{ink} === 'rgb(26, 26, 26)'")
         page.locator("#memory .bars .point path").first.hover(force=True)

@@ -16,6 +16,17 @@ function themed(value, theme, key = "") {
   return colourKeys.has(key) && Object.hasOwn(theme, value) ? theme[value] : value;
 }
 
+// Returns `text` in lines of at most so many letters, broken between words.
+function wrapped(text, letters) {
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    const longer = lines.at(-1) ? `${lines.at(-1)} ${word}` : word;
+    if (longer.length > letters && lines.at(-1)) lines.push(word);
+    else lines[lines.length - 1] = longer;
+  }
+  return lines.join("<br>");
+}
+
 // Draws `figure` ({data, layout}) into `element`, or draws it anew; returns plotly's promise.
 function drawFigure(element, figure, dark) {
   const { data, layout } = themed(figure, figureThemes[dark ? "dark" : "light"]);
@@ -23,6 +34,7 @@ function drawFigure(element, figure, dark) {
   if (narrow) {
     layout.font.size = 10;
     layout.title.font.size = 12;
+    Object.assign(layout.title, { xref: "container", text: wrapped(layout.title.text, element.clientWidth / 7) });
   }
   const config = { responsive: true, displayModeBar: false };
   return Plotly.react(element, data, { ...layout, autosize: true }, config);
