@@ -9,7 +9,8 @@ from tierline.models.config_reader import ConfigReader, model_from_config, reads
 from tierline.models.description import Block, Component, Layer, Model, PlacedTensor, Tensor, TensorClass
 from tierline.models.fields import Fields
 from tierline.models.gguf_model import gguf_fields, gguf_renaming
-from tierline.models.stored import EXPERT, Checkpoint, StoredTensor, stored_parts
+from tierline.models.packed_forms import MXFP4
+from tierline.models.stored import EXPERT, Checkpoint, StoredTensor, split_mx, stored_parts
 from tierline.units import format_bytes
 
 _SHARD = re.compile(r"-[0-9]+-of-[0-9]+\.safetensors$")
@@ -79,6 +80,11 @@ class _Matching:
         placed = PlacedTensor(layer.full_name(tensor.name), stored, renamed, layer, component)
         if tensor.alias_of and stored not in self.checkpoint.tensors:
             return replace(renamed, in_file=False, stored=self._alias_format(tensor))
+        if tensor.kind == "experts":
+            apart = split_mx(self.checkpoint.tensors, stored, tensor.shape)
+            if apart is not None:
+                self.used.update(part.name for part in apart)
+                return replace(renamed, in_file=True, stored=MXFP4)
         found = [self._stored(name, shape, placed) for name, shape in stored_parts(placed)]
         self.used.update(t.name for t in found)
         if len({t.format for t in found}) > 1:

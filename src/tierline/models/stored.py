@@ -9,6 +9,8 @@ from tierline.errors import InputError
 from tierline.models.description import PlacedTensor
 
 JOIN, EXPERT = " + ", "{e}"  # in a stored name: see stored_parts
+MX_CODES, MX_SCALES = "mxfp4_codes", "mxfp4_scales"  # a matrix of MXFP4 in two tensors (GPT-OSS)
+_MX_BLOCK, _MX_BYTES = 32, 16
 MAX_TENSORS = 2**20
 MAX_DIMENSIONS = 8
 MAX_ELEMENTS = 2**60
@@ -113,6 +115,47 @@ def expert_parts(placed: PlacedTensor) -> Iterator[tuple[int | None, str]]:
         return
     for expert in range(placed.tensor.shape[0]):
         yield from ((expert, name.replace(EXPERT, str(expert))) for name in names)
+
+
+def split_mx(
+    tensors: Mapping[str, StoredTensor], name: str, shape: tuple[int, ...]
+) -> tuple[StoredTensor, StoredTensor] | None:
+    """Return the codes and the scales in which a file holds experts of `shape` in MXFP4, None where not.
+
+    GPT-OSS is published so: the module's matrices are `(experts, in, out)`, stored are
+    `NAME_blocks (experts, out, in / 32, 16)` and `NAME_scales (experts, out, in / 32)`, in bytes. Raises
+    InputError where the shapes disagree.
+    """
+    codes, scales = tensors.get(f"{name}_blocks"), tensors.get(f"{name}_scales")
+    if codes is None or scales is None or len(shape) != 3:
+        return None
+    count, columns, rows = shape
+    wanted = (count, rows, columns // _MX_BLOCK)
+    for stored, expected in ((codes, (*wanted, _MX_BYTES)), (scales, wanted)):
+        if columns % _MX_BLOCK or stored.shape != expected or stored.format != "uint8":
+            raise InputError(
+                f"{stored.path}: {stored.name[:120]!r} is {stored.format} {list(stored.shape)}, but the "
+                f"configuration makes it uint8 {list(expected)}, {columns} elements to a row"
+            )
+    return codes, scales
+
+
+def split_expert(codes: StoredTensor, scales: StoredTensor, expert: int) -> tuple[StoredTensor, StoredTensor]:
+    """Return the codes and the scales of one expert, in the module's shape `(in, out)`."""
+    count, rows, blocks = scales.shape
+
+    def part(tensor: StoredTensor, form: str, shape: tuple[int, int]) -> StoredTensor:
+        footprint_bytes = tensor.footprint_bytes // count
+        return replace(
+            tensor,
+            name=f"{tensor.name}[{expert}]",
+            format=form,
+            shape=shape,
+            offset=tensor.offset + expert * footprint_bytes,
+            footprint_bytes=footprint_bytes,
+        )
+
+    return part(codes, MX_CODES, (blocks * _MX_BLOCK, rows)), part(scales, MX_SCALES, (blocks, rows))
 
 
 def slice_of(tensor: StoredTensor, expert: int, count: int) -> StoredTensor:

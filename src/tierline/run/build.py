@@ -30,7 +30,7 @@ def build_model(config: Mapping[str, object], dtype: torch.dtype) -> PreTrainedM
 
 
 def _config(config: Mapping[str, object]) -> PreTrainedConfig:
-    fields = dict(config)
+    fields = {key: value for key, value in config.items() if key != "quantization_config"}  # of the file
     model_type = fields.pop("model_type", None)
     if not isinstance(model_type, str):
         raise InputError("the model's config names no model_type, so no class can be chosen to run it")

@@ -11,7 +11,14 @@ from tierline.models.checkpoint import open_checkpoint
 from tierline.models.description import Model, PlacedTensor
 from tierline.models.fields import read_json
 from tierline.models.packed_forms import is_packed
-from tierline.models.stored import Checkpoint, StoredTensor, expert_parts, slice_of
+from tierline.models.stored import (
+    Checkpoint,
+    StoredTensor,
+    expert_parts,
+    slice_of,
+    split_expert,
+    split_mx,
+)
 from tierline.probe.open import open_any_model
 from tierline.run.gguf_config import gguf_config
 from tierline.run.gguf_tokenizer import gguf_tokenizer
@@ -45,7 +52,8 @@ class Source:
             return "bf16"
         held: dict[str, int] = {}
         for tensor in self.checkpoint.tensors.values():
-            held[tensor.format] = held.get(tensor.format, 0) + tensor.footprint_bytes
+            if tensor.format != "uint8":  # codes of what is computed in the format of the rest
+                held[tensor.format] = held.get(tensor.format, 0) + tensor.footprint_bytes
         return max(held, key=lambda name: held[name])
 
     def experts(self, name: str) -> tuple[tuple[StoredTensor, ...], ...]:
@@ -57,6 +65,9 @@ class Source:
         placed = self._placed.get(name)
         if placed is None:
             raise InputError(f"{self.path}: the checkpoint holds no experts for {name}")
+        apart = split_mx(self.checkpoint.tensors, placed.stored_name, placed.tensor.shape)
+        if apart is not None:
+            return tuple(split_expert(*apart, expert) for expert in range(placed.tensor.shape[0]))
         found: list[list[StoredTensor]] = [[] for _ in range(placed.tensor.shape[0])]
         for expert, part in expert_parts(placed):
             stored = self.checkpoint.tensors.get(part)
@@ -72,7 +83,12 @@ class Source:
     def part_names(self, name: str) -> tuple[str, ...]:
         """Return the names of the stored tensors that make up the module tensor `name`; none if unknown."""
         placed = self._placed.get(name)
-        return () if placed is None else tuple(part for _, part in expert_parts(placed))
+        if placed is None:
+            return ()
+        apart = split_mx(self.checkpoint.tensors, placed.stored_name, placed.tensor.shape)
+        if apart is not None:
+            return tuple(part.name for part in apart)
+        return tuple(part for _, part in expert_parts(placed))
 
     def stored(self, name: str) -> StoredTensor:
         """Return the stored tensor of the module tensor `name`; a tied one is that of its owner."""

@@ -109,6 +109,38 @@ def write_mixture(folder: Path, family: str, seed: int = 7) -> Path:
     return folder
 
 
+def write_gpt_oss_mxfp4(folder: Path, *, dtype: str = "bfloat16", seed: int = 7) -> Path:
+    """Write a random tiny GPT-OSS as it is published: experts in MXFP4, codes and scales apart.
+
+    Returns `folder`.
+    """
+    import torch
+    import transformers
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    changes = {**MIXTURES["gpt_oss"][1], "hidden_size": 64, "intermediate_size": 96}
+    config = transformers.GptOssConfig(**{**TINY_MIXTURE, **changes})  # type: ignore[arg-type]
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    tensors: dict[str, Any] = {}
+    for name, value in model.state_dict().items():
+        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            tensors[name] = value.contiguous()
+            continue
+        count, columns, rows = value.shape
+        tensors[f"{name}_blocks"] = torch.randint(0, 256, (count, rows, columns // 32, 16), dtype=torch.uint8)
+        tensors[f"{name}_scales"] = torch.randint(121, 126, (count, rows, columns // 32), dtype=torch.uint8)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    kept = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+    config.quantization_config = {"quant_method": "mxfp4", "modules_to_not_convert": kept}
+    config.architectures, config.dtype = ["GptOssForCausalLM"], getattr(torch, dtype)
+    config.save_pretrained(folder)
+    write_tokenizer(folder, int(TINY_MIXTURE["vocab_size"]))
+    return folder
+
+
 def write_llama_gguf(path: Path, folder: Path, block_type: str) -> Path:
     """Write the Llama in `folder` as GGUF at `path`, its matrices in `block_type` (Q4_1), the rest in F32.
 

@@ -15,9 +15,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from tierline.models.stored import StoredTensor
+from tierline.models.stored import MX_CODES, StoredTensor
 from tierline.run.attach import Rehearsal, expert_weights
 from tierline.run.experts.cache import Data
+from tierline.run.experts.split import by_nibble, join, joined
 from tierline.run.experts.stored import Expert
 from tierline.run.kernels import Kernels
 from tierline.run.kernels.kernel import DenseKernel
@@ -111,10 +112,20 @@ class ExpertsForward:
         """Return `x` times one weight of an expert (0 into it, 1 out of it); zeros without `data`."""
         tensors = self.experts[expert].parts[part]
         turned = bool(self.module.is_transposed)
+        if tensors[0].format == MX_CODES:
+            return self._split(tensors, x, None if data is None else data[part])
         if data is None:
             return x.new_zeros(x.shape[0], sum(t.shape[1 if turned else 0] for t in tensors))
         products = [self._multiply(t, raw, x, turned) for t, raw in zip(tensors, data[part], strict=True)]
         return products[0] if len(products) == 1 else torch.cat(products, dim=-1)
+
+    def _split(
+        self, tensors: Sequence[StoredTensor], x: torch.Tensor, raw: tuple[memoryview, ...] | None
+    ) -> torch.Tensor:
+        (matrix,) = joined(tensors)
+        if raw is None:
+            return x.new_zeros(x.shape[0], matrix.shape[0])
+        return self.kernels.of(matrix).matmul(by_nibble(x), join(*raw), matrix.shape[0])
 
     def _multiply(self, tensor: StoredTensor, raw: memoryview, x: torch.Tensor, turned: bool) -> torch.Tensor:
         kernel = self.kernels.of(tensor)

@@ -24,6 +24,7 @@ from tierline.run.experts.forward import (
     router_of,
     use_streamed_experts,
 )
+from tierline.run.experts.split import joined
 from tierline.run.experts.stored import Expert, ExpertLayer, expert_layer, read_bytes_of, reads_of
 from tierline.run.kernels import Kernels
 from tierline.run.meter import Outstanding, Reading
@@ -80,7 +81,11 @@ class Mixture:
             forward.next_router = router_of(model, after, self.layers[after.layer].path)
         use_streamed_experts(model, self._forwards)
         for tensor in {
-            (t.format, t.shape): t for x in self.layers for e in x.experts for t in e.tensors
+            (t.format, t.shape): t
+            for x in self.layers
+            for e in x.experts
+            for part in e.parts
+            for t in joined(part)
         }.values():
             kernels.of(tensor)
         if policy is not None and not self.layers:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from tierline.models.stored import StoredTensor
+from tierline.errors import InputError
+from tierline.models.stored import MX_CODES, StoredTensor
 from tierline.run.attach import expert_weights
 from tierline.run.source import Source
 
@@ -18,6 +19,11 @@ def expert_matrices(
     """
     weights = expert_weights(module)
     by_weight = {weight: source.experts(f"{path}.{weight}") for weight in weights}
+    for parts in by_weight.values():
+        if parts[0][0].format == MX_CODES:
+            raise InputError(
+                f"{source.path}: its experts are in MXFP4 already, and run as they are: nothing to pack"
+            )
     turned = bool(getattr(module, "is_transposed", False))
     for expert in range(len(by_weight[weights[0]])):
         for weight in weights:
