@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from tierline.errors import InputError
 
-Stage = Literal["loading", "answering", "done", "failed"]
+Stage = Literal["loading", "answering", "waiting", "done", "failed"]  # waiting: for the next question
 _NAME = re.compile(r"run-([0-9]{1,10})\.json")
 _MOST_BYTES = 2**16
 _MOST_RUNS = 64

@@ -218,7 +218,7 @@ def test_what_images_take_while_they_are_made_ready_is_part_of_the_projection(
         before_bytes = resident_bytes()
         made._look((large,))
         assert peak_resident_bytes() - before_bytes > 3 * 3584**2
-        assert peak_resident_bytes() <= made._prediction.peak_bytes
+        assert peak_resident_bytes() <= made.prediction.peak_bytes
 
 
 def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

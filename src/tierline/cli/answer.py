@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -17,7 +17,9 @@ from tierline.run.request import Request
 ATTACH = "/image"  # a line of a chat that names an image for the turn after it
 
 if TYPE_CHECKING:
+    from tierline.cli.live import Meters
     from tierline.run.conversation import Conversation
+    from tierline.run.generate import Emit
     from tierline.run.report import RunReport
     from tierline.run.session import Session
 
@@ -34,21 +36,33 @@ def answer(setting: Setting, request: Request, *, as_json: bool, live: bool = Fa
     _show(report, as_json=as_json)
 
 
-def take_turn(setting: Setting, request: Request, context: int, path: Path, *, as_json: bool) -> None:
+def take_turn(
+    setting: Setting, request: Request, context: int, path: Path, *, as_json: bool, live: bool = False
+) -> None:
     """Answer `request` as the next turn of the session saved in `path`, and save it again."""
-    with traced_session(setting) as (session, bar), _printing(as_json=as_json) as out:
+    with (
+        traced_session(setting) as (session, bar),
+        _printing(as_json=as_json) as out,
+        metered(session, request.new, out, live=live) as meters,
+    ):
         conversation = _resumed(session, request, context, path, bar)
-        report = conversation.say(request, writer(out, bar))
+        bar.stop()
+        report = _said(conversation, request, writer(out, bar), meters)
         conversation.save(path)
     _show(report, as_json=as_json)
 
 
-def converse(setting: Setting, request: Request, context: int, path: Path | None) -> None:
+def converse(
+    setting: Setting, request: Request, context: int, path: Path | None, *, live: bool = False
+) -> None:
     """Answer line by line from stdin; a turn that does not fit is refused and the conversation goes on.
 
     Images of `request` are part of the first turn; those of lines `/image FILE`, of the turn after them.
     """
-    with traced_session(setting) as (session, bar):
+    with (
+        traced_session(setting) as (session, bar),
+        metered(session, request.new, sys.stdout, live=live) as meters,
+    ):
         conversation = _resumed(session, request, context, path, bar)
         bar.stop()
         emit = writer(sys.stdout, bar)
@@ -61,7 +75,7 @@ def converse(setting: Setting, request: Request, context: int, path: Path | None
                 continue
             asked, images = replace(request, text=line, images=images), ()
             try:
-                report = conversation.say(asked, emit)
+                report = _said(conversation, asked, emit, meters)
             except InputError as error:
                 sys.stderr.write(f"tierline: {error}\n")
                 continue
@@ -69,6 +83,26 @@ def converse(setting: Setting, request: Request, context: int, path: Path | None
             sys.stderr.write(f"[{turn_line(report)}]\n")
             if path is not None:
                 conversation.save(path)
+
+
+def metered(
+    session: "Session", most_tokens: int, out: TextIO, *, live: bool
+) -> AbstractContextManager["Meters | None"]:
+    """Lend the meters of a run whose answers have so many tokens and go to `out`; None unless `live`."""
+    if not live:
+        return nullcontext()
+    from tierline.cli.live import Meters
+
+    return Meters(session, most_tokens, out)
+
+
+def _said(
+    conversation: "Conversation", request: Request, emit: "Emit", meters: "Meters | None"
+) -> "RunReport":
+    """Return what the next turn took, `meters` shown while it is answered."""
+    if meters is None:
+        return conversation.say(request, emit)
+    return meters.answer(conversation.prediction, lambda to: conversation.say(request, to), emit)
 
 
 def _resumed(

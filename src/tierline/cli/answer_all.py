@@ -3,10 +3,12 @@
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tierline.cli.answer import metered
 from tierline.cli.session import Setting, traced_session
 from tierline.report.run import comparison_table, rows_json
 from tierline.run.images.files import check_images
@@ -27,11 +29,28 @@ def answer_all(
     batch: int | None,
     *,
     as_json: bool,
+    live: bool = False,
 ) -> None:
-    """Answer every prompt that `output` does not answer yet, and print what it took."""
+    """Answer every prompt that `output` does not answer yet, and print what it took.
+
+    `live` shows how it goes.
+    """
     check_images(setting.source, next((p.images for p in prompts if p.images), ()))
-    with Answers(output, prompts) as answers, traced_session(setting) as (session, bar):
+    with (
+        Answers(output, prompts) as answers,
+        traced_session(setting) as (session, bar),
+        ExitStack() as shown,
+    ):
         from tierline.run.throughput import serve_prompts
+
+        most_tokens = request.new * (len(prompts) - len(answers.done))
+        meters = shown.enter_context(metered(session, most_tokens, sys.stderr, live=live))
+
+        def planned(sequences: int, prediction: "Prediction") -> None:
+            _say_plan(sequences, prediction)
+            if meters is not None:
+                bar.stop()
+                shown.enter_context(meters.shown(prediction, sequences))
 
         served = serve_prompts(
             session,
@@ -40,13 +59,17 @@ def answer_all(
             request,
             batch=batch,
             progress=bar.loading,
-            planned=_say_plan,
-            served=bar.serving,
+            planned=planned,
+            served=_say_nothing if live else bar.serving,
         )
     if as_json:
         sys.stdout.write(json.dumps(_served_json(served, output)) + "\n")
     else:
         _print_served(served, output)
+
+
+def _say_nothing(_answered: int, _of: int, _tokens_per_s: float) -> None:
+    """Leave what is answered to the meters."""
 
 
 def _say_plan(sequences: int, prediction: "Prediction") -> None:

@@ -1,8 +1,9 @@
 """`tierline run --live`: tiers, links, tokens and stalls in the terminal, and for the page to follow."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console, Group
@@ -20,6 +21,8 @@ from tierline.run.watch import Watch
 from tierline.units import format_bytes, format_rate
 
 if TYPE_CHECKING:
+    from tierline.run.generate import Emit
+    from tierline.run.predict import Prediction
     from tierline.run.report import RunReport
     from tierline.run.session import Session
 
@@ -28,56 +31,82 @@ _BAR_WIDTH = 28
 _TEXT_LETTERS = 600
 
 
-def answer_live(session: "Session", request: Request, bar: LoadingBar, out: TextIO) -> "RunReport":
-    """Answer as `Session.answer` does, with the meters drawn on stderr and published while it goes.
+class Meters:
+    """A context manager: the meters of a session, drawn on stderr while it answers, published throughout.
 
-    On a terminal the text is part of what is drawn, and goes to `out` when it is whole.
+    On a terminal the text is part of what is drawn, and is written when it is whole.
     """
-    console = Console(stderr=True, highlight=False)
-    drawn = console.is_terminal and out.isatty()
-    publisher = Publisher(runtime_folder())
-    watch = Watch(session, publisher.run, request.new)
-    publisher.publish(watch.now("loading"))
-    prepared = session.prepare(request, bar.loading)
-    bar.stop()
-    watch.begin(prepared.prediction)
-    with _watching(watch, publisher, console):
-        report = session.execute(prepared, _keep_quiet if drawn else writer(out, bar))
-    if drawn:
-        out.write(report.text)
-    return report
+
+    def __init__(self, session: "Session", most_tokens: int, out: TextIO) -> None:
+        """Answers have at most so many tokens each and go to `out`."""
+        self._console = Console(stderr=True, highlight=False)
+        self._drawn = self._console.is_terminal and out.isatty()
+        self._publisher = Publisher(runtime_folder())
+        self._watch = Watch(session, self._publisher.run, most_tokens)
+
+    def __enter__(self) -> "Meters":
+        """Say that the model is being loaded."""
+        self._publisher.publish(self._watch.now("loading"))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        """Say how it ended."""
+        self._publisher.publish(self._watch.now("failed" if kind else "done"))
+
+    def answer(
+        self, prediction: "Prediction", ask: "Callable[[Emit], RunReport]", emit: "Emit"
+    ) -> "RunReport":
+        """Return what `ask` returns, the meters shown meanwhile; its text goes to `emit`."""
+        with self.shown(prediction):
+            report = ask(_keep_quiet if self._drawn else emit)
+        if self._drawn:
+            emit(report.text)
+        return report
+
+    @contextmanager
+    def shown(self, prediction: "Prediction", sequences: int = 1) -> Iterator[None]:
+        """Draw and publish several times a second until the block ends; what follows is waited for.
+
+        `prediction` is of a step, in which there are so many sequences.
+        """
+        self._watch.begin(prediction, sequences)
+        done = threading.Event()
+        with Live(console=self._console, auto_refresh=False, transient=True) as live:
+
+            def show(stage: Stage) -> None:
+                now = self._watch.now(stage)
+                self._publisher.publish(now)
+                if self._console.is_terminal:
+                    live.update(picture(now, self._watch.text), refresh=True)
+
+            def repeat() -> None:
+                while not done.wait(_EVERY_S):
+                    show("answering")
+
+            thread = threading.Thread(target=repeat, name="live", daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                done.set()
+                thread.join()
+                show("waiting")
+
+
+def answer_live(session: "Session", request: Request, bar: LoadingBar, out: TextIO) -> "RunReport":
+    """Answer as `Session.answer` does, the meters shown while it goes."""
+    with Meters(session, request.new, out) as meters:
+        prepared = session.prepare(request, bar.loading)
+        bar.stop()
+        return meters.answer(
+            prepared.prediction, lambda emit: session.execute(prepared, emit), writer(out, bar)
+        )
 
 
 def _keep_quiet(_: str) -> None:
     """Leave the text to what is drawn."""
-
-
-@contextmanager
-def _watching(watch: Watch, publisher: Publisher, console: Console) -> Iterator[None]:
-    """Draw and publish several times a second until the block ends; say then how it ended."""
-    done = threading.Event()
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-
-        def show(stage: Stage) -> None:
-            now = watch.now(stage)
-            publisher.publish(now)
-            if console.is_terminal:
-                live.update(picture(now, watch.text), refresh=True)
-
-        def repeat() -> None:
-            while not done.wait(_EVERY_S):
-                show("answering")
-
-        thread = threading.Thread(target=repeat, name="live", daemon=True)
-        thread.start()
-        ended: Stage = "failed"
-        try:
-            yield
-            ended = "done"
-        finally:
-            done.set()
-            thread.join()
-            show(ended)
 
 
 def picture(now: RunNow, text: str) -> Group:

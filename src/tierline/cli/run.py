@@ -157,12 +157,12 @@ def run(
     if benchmark:
         measure(setting, prompt_tokens=prompt_tokens, new=new, repeat=repeat, as_json=as_json)
     elif chat:
-        converse(setting, request, context, session)
+        converse(setting, request, context, session, live=live)
     elif prompts is not None and output is not None:
-        answer_all(setting, request, read_prompts(prompts), output, batch, as_json=as_json)
+        answer_all(setting, request, read_prompts(prompts), output, batch, as_json=as_json, live=live)
     elif session is not None:
         asked = replace(request, text=checked_text(text))
-        take_turn(setting, asked, context, session, as_json=as_json)
+        take_turn(setting, asked, context, session, as_json=as_json, live=live)
     else:
         answer(setting, replace(request, text=checked_text(text)), as_json=as_json, live=live)
 

@@ -22,7 +22,6 @@ _WAYS = (
         ("TEXT", "--chat", "--session", "--prompts", "-o", "--batch", "--speculate", "--image", "--live",
          "--trace", "--raw", "--temperature"),
     ),
-    _Way("--live", "shows one answer", ("--chat", "--session", "--prompts")),
     _Way(
         "--image",
         'is for one conversation, and guesses are of text; a line of --prompts has "image"',

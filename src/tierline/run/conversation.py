@@ -44,7 +44,7 @@ class Conversation:
                     "with --chat, without --session"
                 )
             self._expected = expect_images(session.looker, len(first.images), context - first.new)
-        self._prediction = replace(
+        self.prediction = replace(
             session.prepare_turns(context, first.speculate, progress, self._expected), prompt_read_bytes=None
         )
         self._turns: list[Turn] = []
@@ -72,7 +72,7 @@ class Conversation:
         common = 0 if self._starts_anew(request) else self._common(ids[0].tolist())
         seen = self._seen(ids, common, texts, shown, looked) if texts else None
         self._keep(common)
-        report = self._session.run_ids(ids, request, self._prediction, emit, self._cache, seen=seen)
+        report = self._session.run_ids(ids, request, self.prediction, emit, self._cache, seen=seen)
         # The last token was chosen but never computed with, so it is not in the cache.
         self._cached = [*ids[0].tolist(), *report.token_ids][: self._cache.get_seq_length()]
         if not request.raw:

@@ -1,7 +1,7 @@
 """Many prompts at once: one pass over the streamed weights serves as many sequences as the budget holds."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -9,7 +9,7 @@ import torch
 from transformers.generation.streamers import BaseStreamer
 
 from tierline.run.batch import end_tokens, left_padded, pad_token
-from tierline.run.generate import chat_ids, prompt_ids
+from tierline.run.generate import Answer, chat_ids, prompt_ids
 from tierline.run.images.expected import expect_alike
 from tierline.run.images.files import read_image
 from tierline.run.images.prompt import Turn
@@ -107,6 +107,7 @@ def serve_prompts(
     default as many as the budget has room for. Raises BudgetError and FaultError; what was answered stays.
     """
     started_s, before = time.perf_counter(), len(answers.done)
+    session.partial = Answer()
     waiting = sorted(
         (_asked(session, prompt, request) for prompt in prompts if prompt.index not in answers.done),
         key=lambda asked: -len(asked.ids),
@@ -192,7 +193,7 @@ def _answer(session: Session, group: Sequence[Asked], request: Request, totals: 
     seen = {"input_ids": padded, "attention_mask": mask}
     if images:
         seen = session.looker.inputs(padded, session.looker.look(images), mask)
-    counter = _Counter(engine.measured)
+    counter = _Counter(engine.measured, session.partial, end_tokens(session))
     torch.manual_seed(request.seed)
     with torch.inference_mode():
         made = engine.model.generate(  # type: ignore[operator]
@@ -220,18 +221,26 @@ def _answer_fields(session: Session, ids: list[int]) -> dict[str, object]:
 
 
 class _Counter(BaseStreamer):
-    """Counts passes, from the end of the prefill, and what they took."""
+    """Counts passes, from the end of the prefill, and what they took; tells `partial` of each token."""
 
-    def __init__(self, measured: Callable[[], Reading]) -> None:
-        self._measured = measured
+    def __init__(self, measured: Callable[[], Reading], partial: Answer, ends: Collection[int]) -> None:
+        self._measured, self._partial = measured, partial
+        self._ends = torch.tensor(sorted(ends))
+        self._ended = torch.zeros(1, dtype=torch.bool)
         self._puts = 0
         self._first = self._last = Reading()
         self._first_s = self._last_s = 0.0
 
-    def put(self, value: torch.Tensor) -> None:  # noqa: ARG002 - transformers' signature
+    def put(self, value: torch.Tensor) -> None:
         """Take the prompts once, then a token of every sequence."""
         self._puts += 1
         self._last, self._last_s = self._measured(), time.perf_counter()
+        if self._puts > 1:
+            chosen = value[~self._ended.expand(len(value))].tolist()
+            self._ended = self._ended | torch.isin(value, self._ends)
+            self._partial.token_ids += chosen
+            self._partial.pass_tokens.append(len(chosen))
+            self._partial.arrived_s.append(self._last_s)
         if self._puts == 2:
             self._first, self._first_s = self._last, self._last_s
 

@@ -30,12 +30,13 @@ class Watch:
         """`run` is what the run is called, `most_tokens` what it was asked for."""
         self._session, self._run, self._most_tokens = session, run, most_tokens
         self._prediction: Prediction | None = None
+        self._sequences = 1
         self._started_s = time.monotonic()
         self._samples: deque[_Sample] = deque()
 
-    def begin(self, prediction: "Prediction") -> None:
-        """Count from now on: the model is loaded, and a step is predicted to take so long."""
-        self._prediction = prediction
+    def begin(self, prediction: "Prediction", sequences: int = 1) -> None:
+        """Count from now on: the model is loaded; a step of so many sequences is predicted."""
+        self._prediction, self._sequences = prediction, sequences
         self._started_s = time.monotonic()
         self._samples.clear()
 
@@ -68,7 +69,7 @@ class Watch:
             tokens=len(answer.token_ids),
             most_tokens=self._most_tokens,
             tokens_per_s=_recent_rate(answer.arrived_s, answer.pass_tokens),
-            predicted_tokens_per_s=None if planned is None else planned.tokens_per_s,
+            predicted_tokens_per_s=None if planned is None else self._sequences * planned.tokens_per_s,
             stall_s=read.stall_s,
             stall_fraction=min(1.0, (read.stall_s - first.stall_s) / passed_s) if passed_s else None,
             tiers=tuple(self._tiers()),
