@@ -33,7 +33,7 @@ def logits(path: Path, resident: int | None) -> torch.Tensor:
         return torch.cat([wide.logits, narrow.logits], dim=1)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_logits_are_those_of_the_dequantised_model(
     dtype: torch.dtype, published: Path, tmp_path: Path
 ) -> None:

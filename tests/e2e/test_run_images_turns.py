@@ -126,6 +126,7 @@ def test_images_in_any_turn_give_the_answers_of_transformers(
             lengths.clear()
 
 
+@pytest.mark.slow
 def test_a_session_keeps_what_an_image_was_without_the_image(
     smolvlm: Path, pictures: tuple[Path, Path], tmp_path: Path
 ) -> None:

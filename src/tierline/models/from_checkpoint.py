@@ -113,7 +113,7 @@ class _Matching:
                 f"{self.checkpoint.path}: tensor {name!r}, shape {list(shape)} by the configuration, is "
                 f"not there{self._shard_hint()}"
             )
-        if stored.shape != shape:
+        if stored.shape != shape and (1, *stored.shape) != shape:  # GGUF has a matrix of one row as a row
             raise InputError(
                 f"{stored.path}: tensor {name!r} has shape {list(stored.shape)}, but the configuration makes "
                 f"{placed.name} {list(shape)}"

@@ -84,6 +84,10 @@ def gguf_fields(checkpoint: Checkpoint) -> Fields:
         model_type = "mixtral"
     if "token_embd.weight" in tensors:
         values["vocab_size"] = tensors["token_embd.weight"].shape[0]
+    if model_type in ("qwen2_moe", "qwen3_moe") and "num_local_experts" in values:
+        values["num_experts"] = values["num_local_experts"]  # as their config classes call it
+    if model_type == "qwen3_moe":  # as llama.cpp computes it; its config class has another default
+        values["norm_topk_prob"] = True
     biased = "blk.0.attn_q.bias" in tensors
     values |= {
         "model_type": model_type,

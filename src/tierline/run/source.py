@@ -1,7 +1,7 @@
 """A model on disk as a run needs it: description, stored tensors, config, tokenizer. Imports no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,9 +95,12 @@ class Source:
         placed = self._placed.get(name)
         if placed is not None and placed.tensor.alias_of and not placed.tensor.in_file:
             placed = self._placed.get(placed.tensor.alias_of)
-        if placed is None or placed.stored_name not in self.checkpoint.tensors:
+        found = None if placed is None else self.checkpoint.tensors.get(placed.stored_name)
+        if placed is None or found is None:
             raise InputError(f"{self.path}: the checkpoint holds no weights for {name}")
-        return self.checkpoint.tensors[placed.stored_name]
+        if placed.tensor.shape == (1, *found.shape):
+            return replace(found, shape=placed.tensor.shape)
+        return found
 
     def module_name(self, stored: StoredTensor) -> str:
         """Return the name of the module tensor that `stored` belongs to, its own if it belongs to none."""

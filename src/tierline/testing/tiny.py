@@ -171,6 +171,107 @@ def write_llama_gguf(path: Path, folder: Path, block_type: str) -> Path:
     return path
 
 
+def write_mixture_gguf(path: Path, family: str, block_type: str, seed: int = 7) -> Path:
+    """Write a random tiny `mixtral`, `qwen2_moe` or `qwen3_moe` as GGUF, as llama.cpp's converter does.
+
+    Experts of a layer are one tensor for each of gate, up and down, in `block_type` like all matrices. The
+    same model, with the weights that the blocks hold, is saved in the folder `path.with_suffix("")`. Returns
+    `path`.
+    """
+    import gguf
+    import torch
+    import transformers
+    from gguf.quants import dequantize, quantize
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    name, changes = MIXTURES[family]
+    widths = {"hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32}
+    shared = {"shared_expert_intermediate_size": 64} if family == "qwen2_moe" else {}
+    sizes = {**widths, **({"head_dim": 16} if "head_dim" in changes else {})}
+    fields = {**TINY_MIXTURE, **changes, **sizes, **shared, "vocab_size": 300, "pad_token_id": 299}
+    config = getattr(transformers, name)(**fields, norm_topk_prob=family != "qwen2_moe")
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    architecture = {"mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}[family]
+    writer = gguf.GGUFWriter(path, architecture)
+    write_gguf_metadata(writer, config)
+    _write_gguf_experts(writer, config, family)
+    arch = next(a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == architecture)
+    names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
+    state = model.state_dict()
+    for module, value in state.items():
+        for own, array in _gguf_parts(module, value.numpy(), config, family):
+            wide = array.ndim > 1 and "gate_inp" not in own and ".mlp.gate." not in own
+            stored = getattr(gguf.GGMLQuantizationType, block_type if wide else "F32")
+            blocks = quantize(array, stored)
+            writer.add_tensor(_gguf_name(names, own), blocks, raw_dtype=stored)
+            _take_back(value, own, dequantize(blocks, stored).reshape(array.shape), config, family)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    model.save_pretrained(path.with_suffix(""))
+    return path
+
+
+def _write_gguf_experts(writer: Any, config: Any, family: str) -> None:  # noqa: ANN401 - both are untyped
+    writer.add_expert_used_count(config.num_experts_per_tok)
+    if family == "mixtral":
+        writer.add_expert_count(config.num_local_experts)
+        return
+    writer.add_expert_count(config.num_experts)
+    writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    if family == "qwen3_moe":
+        writer.add_key_length(config.head_dim)
+    else:
+        writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
+
+
+def _gguf_name(names: Any, module: str) -> str:  # noqa: ANN401 - gguf's
+    """Return GGUF's name for a tensor that goes by its module's name; experts have it already."""
+    return module if module.startswith("blk.") else str(names.get_name(module, (".weight", ".bias")))
+
+
+def _rotary(part: str, config: Any, family: str) -> int:  # noqa: ANN401 - configs are untyped
+    """Return the heads of a matrix whose rotary pairs are interleaved in GGUF, 0 for others."""
+    heads = {"q_proj.weight": config.num_attention_heads, "k_proj.weight": config.num_key_value_heads}
+    found = [count for name, count in heads.items() if part.endswith(name)]
+    return int(found[0]) if found and family == "mixtral" else 0
+
+
+def _gguf_parts(module: str, array: Any, config: Any, family: str) -> list[tuple[str, Any]]:  # noqa: ANN401
+    """Return the tensors that hold `array` in GGUF: gate and up apart, rotary pairs interleaved."""
+    if module.endswith("experts.gate_up_proj"):
+        half = array.shape[1] // 2
+        block = f"blk.{module.split('.')[2]}"
+        return [
+            (f"{block}.ffn_gate_exps.weight", array[:, :half].copy()),
+            (f"{block}.ffn_up_exps.weight", array[:, half:].copy()),
+        ]
+    if module.endswith("experts.down_proj"):
+        return [(f"blk.{module.split('.')[2]}.ffn_down_exps.weight", array)]
+    if module.endswith("shared_expert_gate.weight"):
+        return [(f"blk.{module.split('.')[2]}.ffn_gate_inp_shexp.weight", array[0])]
+    if heads := _rotary(module, config, family):
+        return [(module, array.reshape(heads, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape))]
+    return [(module, array)]
+
+
+def _take_back(value: Any, own: str, array: Any, config: Any, family: str) -> None:  # noqa: ANN401
+    """Give the model what its GGUF holds."""
+    import torch
+
+    if heads := _rotary(own, config, family):
+        array = array.reshape(heads, -1, 2, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
+    whole = torch.from_numpy(array.copy())
+    if "_up_exps" in own:
+        value[:, whole.shape[1] :] = whole
+    elif "_gate_exps" in own:
+        value[:, : whole.shape[1]] = whole
+    else:
+        value.copy_(whole.view_as(value))
+
+
 def write_gguf_metadata(writer: Any, config: Any) -> None:  # noqa: ANN401 - gguf and configs are untyped
     """Write a Llama's dimensions, as attributes of `config`, and a tokenizer of letters to a GGUFWriter."""
     writer.add_context_length(config.max_position_embeddings)
