@@ -379,6 +379,23 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(page: Page, address:
     )  # it stays in view
 
 
+def test_an_address_with_nonsense_is_as_if_it_were_not_there(page: Page, address: str) -> None:
+    opened(page, address, "?model=nope&machine=x&context=abc&batch=1e999&ghost=1")
+    assert page.url.removeprefix(address) == "?model=smolvlm2-256m&machine=nexys-video"
+    assert "smolvlm2-256m" in (page.text_content("#verdict-0") or "")
+
+
+def test_what_was_typed_meanwhile_is_what_stands_in_the_end(page: Page, address: str) -> None:
+    opened(page, address)
+    page.get_by_label("Context, tokens").press_sequentially("7", delay=5)  # 1024, then 10247
+    page.get_by_label("Weights", exact=True).fill("int5")
+    page.get_by_label("Weights", exact=True).fill("mxfp4")
+    page.wait_for_selector(IDLE)
+    assert "--weights mxfp4 --context" in (page.text_content("#commands-0") or "")
+    assert page.text_content("#problem-0") == ""
+    assert figures(page)["simulation.strategy"] == "resident"
+
+
 def test_the_keyboard_is_enough(page: Page, address: str, until: Callable[..., None]) -> None:
     opened(page, address)
     page.keyboard.press("Tab")

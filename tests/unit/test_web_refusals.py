@@ -37,7 +37,7 @@ def client() -> Iterator[TestClient]:
         ({"weights": "int5"}, "unknown format"),
         ({"weights": "INT8"}, "weights: 'INT8' is not a format in small letters, such as int8:group=128"),
         ({"capacity": "much"}, "capacity: 'much' is not a size with its unit, such as 48GiB"),
-        ({"keep": ["norms fp32"]}, "keep.0: 'norms fp32' is not CLASS=FORMAT, such as norms=fp32"),
+        ({"keep": ["norms fp32"]}, "keep.0: 'norms fp32' is not CLASS=FORMAT with"),
         ({"overrides": ["ddr3"]}, "overrides.0: 'ddr3' is not PATH=VALUE in at most 40 characters"),
         ({"weights": "x" * 1000}, "weights"),
         ({"keep": ["ghosts=fp32"]}, "ghosts"),
@@ -45,6 +45,7 @@ def client() -> Iterator[TestClient]:
         ({"overrides": ["ddr3.capacity=24gb"]}, "24GB or 24GiB"),
         ({"overrides": ["nothing.capacity=24GB"]}, "write PATH=VALUE"),
         ({"prompt_tokens": 7, "new": 5, "context": 13}, "context"),
+        ({"context": None, "new": 5003}, "--context 1024 leaves no prompt before --new 5003: want 5004"),
         ({"surprise": 1}, "surprise: is nothing that can be set: want model, machine, overrides"),
     ],
 )

@@ -61,8 +61,8 @@ class Workload:
 
         Raises InputError where `context` is not `prompt_tokens + new`, or a count is out of range.
         """
-        if context is not None:
-            _check_context(context, prompt_tokens, new)
+        if context is not None or prompt_tokens is None:
+            _check_context(DEFAULT_CONTEXT if context is None else context, prompt_tokens, new)
         three = context is not None and prompt_tokens is not None and new is not None
         prompt, made = filled(prompt_tokens, new, context)
         if three and context != prompt + made:

@@ -40,7 +40,7 @@ WANTED: Mapping[str, str] = MappingProxyType(
         _MODEL: "a model of the catalogue, such as smolvlm2-256m, or a dropped file's upload:...",
         _MACHINE: "a machine of the catalogue, such as rtx-4090, or a card in one, rtx-3090+desktop-ddr5",
         _OVERRIDE: "PATH=VALUE in at most 40 characters, such as ddr3.sustained=1.3GB/s",
-        _KEEP: "CLASS=FORMAT, such as norms=fp32",
+        _KEEP: "CLASS=FORMAT with the format in small letters, such as norms=fp32",
     }
 )
 

@@ -136,7 +136,9 @@ export function fromAddress(text) {
     const side = key.startsWith("b.") ? 1 : 0;
     const name = side ? key.slice(2) : key;
     if (name in names) (found[side][names[name]] ??= []).push(value);
-    else if (known.has(name)) found[side][name] = byId(name).type === "number" ? Number(value) : value;
+    else if (!known.has(name)) continue;
+    else if (byId(name).type !== "number") found[side][name] = value;
+    else if (Number.isFinite(Number(value))) found[side][name] = Number(value);
   }
   return found.filter((setting, side) => side === 0 || setting.model);
 }

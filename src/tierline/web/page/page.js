@@ -233,6 +233,8 @@ function acceptDrops() {
     take([...event.dataTransfer.files]);
   });
   byId("file").addEventListener("change", (event) => take([...event.target.files]));
+  // The same file, mended, is a change too.
+  byId("file").addEventListener("click", (event) => (event.target.value = ""));
 }
 
 async function saveReport() {
