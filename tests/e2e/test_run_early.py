@@ -61,8 +61,7 @@ def agree(path: Path) -> None:
     engine = Engine(source, resident=None, memory=None)
     try:
         built = engine._planner(engine._load_fixed())
-        used = (*parts.matrices, *parts.tables, *parts.fixed)
-        assert engine._kernels.scratch_bytes == scratch_bytes(used, source.compute_format)
+        assert engine._kernels.scratch_bytes == scratch_bytes(parts.kinds, source.compute_format)
         assert set(parts.matrices) == set(engine._matrix_order())
     finally:
         engine.close()

@@ -12,7 +12,8 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 import tierline
 from tierline.errors import BudgetError, InputError
 from tierline.models.open import open_model
-from tierline.run.experts.split import by_nibble, join, joined
+from tierline.run.experts.split import by_nibble, join
+from tierline.run.experts.stored import joined
 from tierline.run.kernels import Kernels
 from tierline.run.source import open_source
 from tierline.testing.tiny import write_gpt_oss_mxfp4

@@ -23,9 +23,9 @@ from tierline.run.experts.stored import (
     Expert,
     ExpertLayer,
     ExpertRead,
+    largest_slot_bytes,
     read_bytes_of,
     reads_of,
-    slot_bytes_of,
 )
 from tierline.run.meter import Outstanding
 from tierline.run.recorder import Recorder
@@ -293,8 +293,3 @@ class ExpertCache:
 
     def _expert(self, key: Key) -> Expert:
         return self._layers[key[0]].experts[key[1]]
-
-
-def largest_slot_bytes(layers: Sequence[ExpertLayer], files: Mapping[Path, DirectFile]) -> int:
-    """Return the bytes of a slot that any expert fits in."""
-    return max(slot_bytes_of(reads_of(e, files), files) for layer in layers for e in layer.experts)

@@ -18,8 +18,8 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from tierline.models.stored import MX_CODES, StoredTensor
 from tierline.run.attach import Rehearsal, expert_weights
 from tierline.run.experts.cache import Data
-from tierline.run.experts.split import by_nibble, join, joined
-from tierline.run.experts.stored import Expert
+from tierline.run.experts.split import by_nibble, join
+from tierline.run.experts.stored import Expert, joined
 from tierline.run.kernels import Kernels
 from tierline.run.kernels.kernel import DenseKernel
 from tierline.run.recorder import Recorder

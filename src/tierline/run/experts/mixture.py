@@ -16,7 +16,8 @@ from tierline.models.description import Experts
 from tierline.place.cache import OnlinePolicyName, online_policy
 from tierline.run.attach import Rehearsal, expert_weights, is_experts
 from tierline.run.direct_io import DirectFile
-from tierline.run.experts.cache import ExpertCache, largest_slot_bytes
+from tierline.run.experts.cache import ExpertCache
+from tierline.run.experts.corrections import Corrections
 from tierline.run.experts.expected import GUESSED_RIGHT, Routed, RoutedLayer
 from tierline.run.experts.forward import (
     ExpertsForward,
@@ -24,8 +25,17 @@ from tierline.run.experts.forward import (
     router_of,
     use_streamed_experts,
 )
-from tierline.run.experts.split import joined
-from tierline.run.experts.stored import Expert, ExpertLayer, expert_layer, read_bytes_of, reads_of
+from tierline.run.experts.stored import (
+    LEAST_SLOTS,
+    Expert,
+    ExpertLayer,
+    expert_layer,
+    joined,
+    largest_slot_bytes,
+    least_slots_bytes,
+    read_bytes_of,
+    reads_of,
+)
 from tierline.run.kernels import Kernels
 from tierline.run.meter import Outstanding, Reading
 from tierline.run.recorder import Recorder
@@ -36,7 +46,6 @@ from tierline.units import MIB
 # Over the routing of moe_2gb.json with random weights, 46 % of experts in memory: lfu finds 55 % of those
 # that are visited, lru 47, fifo 46, random 46, and who knew all that comes 78.
 _POLICY: OnlinePolicyName = "lfu"
-LEAST_SLOTS = 2  # one in use, one being read
 READERS = 4  # reads of experts in flight: several are known at once, and nothing else keeps the disk busy
 _BESIDE_BYTES = 6 * MIB  # 3 to 5 MB were seen (moe_2gb.json, 40 tokens)
 _TIMED, _ROUNDS = 16, 4
@@ -90,6 +99,7 @@ class Mixture:
             kernels.of(tensor)
         if policy is not None and not self.layers:
             raise InputError(f"{source.path}: has no experts: leave out --expert-policy")
+        self._corrections = Corrections(model, source)
         self._slot_bytes = 0
         self.cache: ExpertCache | None = None
 
@@ -114,7 +124,7 @@ class Mixture:
     @property
     def least_bytes(self) -> int:
         """The fewest bytes in which experts can be used."""
-        return min(LEAST_SLOTS, self.count) * self._slot_bytes
+        return least_slots_bytes(self.layers, self._files) + self._corrections.footprint_bytes
 
     @property
     def read_sizes_bytes(self) -> tuple[int, ...]:
@@ -137,7 +147,7 @@ class Mixture:
         """
         if not self.layers:
             return planner.plan(allowed_bytes)
-        fewest = min(LEAST_SLOTS, self.count)
+        fewest, beside_bytes = min(LEAST_SLOTS, self.count), self._corrections.footprint_bytes
         visited = max(layer.per_token for layer in self.layers)
 
         def attempt(slots: int) -> WeightPlan | None:
@@ -147,7 +157,9 @@ class Mixture:
                 if slots == fewest:
                     raise
                 return None
-            return replace(found, needs=replace(found.needs, experts_bytes=slots * self._slot_bytes))
+            return replace(
+                found, needs=replace(found.needs, experts_bytes=slots * self._slot_bytes + beside_bytes)
+            )
 
         low, best = fewest, attempt(visited) or attempt(fewest)
         assert best is not None  # noqa: S101 - the fewest slots are feasible, or BudgetError was raised
@@ -167,7 +179,8 @@ class Mixture:
         """Make the slots that `plan` has room for and fill them."""
         if not self.layers:
             return
-        slots = plan.needs.experts_bytes // self._slot_bytes
+        self._corrections.load(self._files, self._kernels.compute)
+        slots = (plan.needs.experts_bytes - self._corrections.footprint_bytes) // self._slot_bytes
         guesses = self._guesses(slots)
         self.cache = ExpertCache(
             self.layers,

@@ -5,30 +5,11 @@ nibbles and the second in the high ones. Scale and codes are put side by side wh
 columns of what it multiplies are put into the nibbles' order, so that no matrix is ever expanded for that.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 import torch
 
 from tierline.models.packed_forms import FORMS, MXFP4
-from tierline.models.stored import MX_CODES, StoredTensor
 
 _BLOCK = FORMS[MXFP4].group
-
-
-def joined(tensors: Sequence[StoredTensor]) -> tuple[StoredTensor, ...]:
-    """Return the matrices that `tensors` make up, codes and scales as one in MXFP4, as a kernel takes it."""
-    if tensors[0].format != MX_CODES:
-        return tuple(tensors)
-    codes, scales = tensors
-    return (
-        replace(
-            codes,
-            format=MXFP4,
-            shape=codes.shape[::-1],
-            footprint_bytes=codes.footprint_bytes + scales.footprint_bytes,
-        ),
-    )
 
 
 def join(codes: memoryview, scales: memoryview) -> memoryview:

@@ -1,14 +1,17 @@
 """Routed experts as they lie in the files: each one's matrices, and the reads that bring it in."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tierline.models.packed_forms import MXFP4
 from tierline.models.packed_layout import ALIGNMENT_BYTES
-from tierline.models.stored import StoredTensor
+from tierline.models.stored import MX_CODES, StoredTensor
 from tierline.run.direct_io import DirectFile, Extract
 from tierline.run.source import Source
 
+CORRECTION_BYTES = 4  # fp32, of what a router adds to the score of an expert
+LEAST_SLOTS = 2  # one in use, one being read
 _PAGE_BYTES = 4096  # reads start on pages, which satisfies every sector size
 
 
@@ -99,6 +102,32 @@ def slot_bytes_of(reads: Sequence[ExpertRead], files: Mapping[Path, DirectFile])
     last = reads[-1]
     span_bytes = files[last.path].span_bytes(last.extract)
     return last.place + -(-span_bytes // _PAGE_BYTES) * _PAGE_BYTES
+
+
+def joined(tensors: Sequence[StoredTensor]) -> tuple[StoredTensor, ...]:
+    """Return the matrices that `tensors` make up, codes and scales as one in MXFP4, as a kernel takes it."""
+    if tensors[0].format != MX_CODES:
+        return tuple(tensors)
+    codes, scales = tensors
+    return (
+        replace(
+            codes,
+            format=MXFP4,
+            shape=codes.shape[::-1],
+            footprint_bytes=codes.footprint_bytes + scales.footprint_bytes,
+        ),
+    )
+
+
+def largest_slot_bytes(layers: Sequence[ExpertLayer], files: Mapping[Path, DirectFile]) -> int:
+    """Return the bytes of a slot that any expert fits in."""
+    return max(slot_bytes_of(reads_of(e, files), files) for layer in layers for e in layer.experts)
+
+
+def least_slots_bytes(layers: Sequence[ExpertLayer], files: Mapping[Path, DirectFile]) -> int:
+    """Return the fewest bytes in which the experts of all `layers` can be used, 0 where there are none."""
+    count = sum(len(layer.experts) for layer in layers)
+    return min(LEAST_SLOTS, count) * largest_slot_bytes(layers, files) if layers else 0
 
 
 def _runs(tensors: Sequence[StoredTensor]) -> Iterator[list[StoredTensor]]:
