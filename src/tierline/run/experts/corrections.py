@@ -1,9 +1,9 @@
-"""What routers add to their scores before they choose (DeepSeek-V3's kind): buffers that a checkpoint brings.
+"""Buffers that a checkpoint brings: what routers add to their scores before they choose (DeepSeek-V3's kind).
 
-transformers keeps them in fp32 whatever the model computes in, since a choice hangs on their last bits.
+transformers keeps those in fp32 whatever the model computes in, since a choice hangs on their last bits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 
@@ -20,26 +20,28 @@ from tierline.run.weights import read_whole
 
 
 class Corrections:
-    """The corrections of a model's routers: none for most, and then nothing here does anything."""
+    """The buffers that a checkpoint brings: none for most models, and then nothing here does anything."""
 
     def __init__(self, model: nn.Module, source: Source) -> None:
-        """Find them; raise InputError where the checkpoint lacks one."""
-        kept = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
-        self._dtype = torch.float32 if CORRECTION in kept else None
-        self._found: list[tuple[nn.Module, StoredTensor]] = []
+        """Find them; raise InputError where the checkpoint lacks the correction of a router."""
+        self._kept: Sequence[str] = tuple(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+        self._found: list[tuple[nn.Module, str, StoredTensor]] = []
         for path, module in model.named_modules():
-            if isinstance(getattr(module, "_buffers", {}).get(CORRECTION), torch.Tensor):
-                self._found.append((module, source.stored(f"{path}.{CORRECTION}")))
+            for name in module._buffers.keys() - module._non_persistent_buffers_set:  # noqa: SLF001 - the only way to tell
+                stored = source.checkpoint.tensors.get(f"{path}.{name}")
+                if stored is None and name == CORRECTION:
+                    stored = source.stored(f"{path}.{name}")
+                if stored is not None:
+                    self._found.append((module, name, stored))
 
     @property
     def footprint_bytes(self) -> int:
         """Bytes that they take."""
-        return sum(CORRECTION_BYTES * prod(stored.shape) for _, stored in self._found)
+        return sum(CORRECTION_BYTES * prod(stored.shape) for _, _, stored in self._found)
 
     def load(self, files: Mapping[Path, DirectFile], compute: torch.dtype) -> None:
-        """Give every router its own; raises FaultError where a read fails."""
-        dtype = self._dtype or compute
-        for module, stored in self._found:
-            kernel = Kernels(torch.float32).of(stored)
-            value = read_whole(files[stored.path], stored, kernel)
-            setattr(module, CORRECTION, value.to(dtype))
+        """Give every module its own; raises FaultError where a read fails."""
+        for module, name, stored in self._found:
+            dtype = torch.float32 if any(kept in stored.name for kept in self._kept) else compute
+            value = read_whole(files[stored.path], stored, Kernels(torch.float32).of(stored))
+            setattr(module, name, value.to(dtype))

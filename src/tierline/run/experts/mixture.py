@@ -177,9 +177,9 @@ class Mixture:
 
     def load(self, plan: WeightPlan, progress: Progress, outstanding: Outstanding, *, verify: bool) -> None:
         """Make the slots that `plan` has room for and fill them."""
+        self._corrections.load(self._files, self._kernels.compute)
         if not self.layers:
             return
-        self._corrections.load(self._files, self._kernels.compute)
         slots = (plan.needs.experts_bytes - self._corrections.footprint_bytes) // self._slot_bytes
         guesses = self._guesses(slots)
         self.cache = ExpertCache(
