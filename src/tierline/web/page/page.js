@@ -76,9 +76,12 @@ async function askAll(which, now) {
   const goesOn = () => !(plan instanceof Error) && !now.again; // a later change makes the rest of this one vain
   const bounds = goesOn() ? told("/api/bounds") : null; // while the memory map is drawn
   await take("plan", plan);
-  if (goesOn()) await take("bounds", await bounds);
-  if (goesOn()) await take("timeline", await simulated);
-  else now.controller.abort();
+  const then = async (part, asked) => {
+    const found = await asked;
+    if (goesOn()) await take(part, found);
+  };
+  if (goesOn()) await Promise.all([then("bounds", bounds), then("timeline", simulated)]); // as they come
+  if (!goesOn()) now.controller.abort();
   clearTimeout(slow);
   if (asking[which] === now) root.classList.remove("slow");
 }
