@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_DENSE = ("fp32", "fp16", "bf16")
 # GGUF architectures whose query and key rows llama.cpp's converter stores with rotary pairs interleaved.
 _INTERLEAVED_ARCHITECTURES = ("llama",)
 
@@ -158,6 +159,8 @@ def open_source(path: Path) -> Source:
         )
     folder = path if path.is_dir() or path.suffix == ".gguf" else path.parent
     checkpoint = open_checkpoint(path)
+    if checkpoint.kind == "safetensors":
+        _refuse_quantised(folder, checkpoint)
     model = open_any_model(str(path if checkpoint.kind == "gguf" else folder))
     if not any(phase.name == "decode" for phase in model.phases):
         why = "; ".join(model.unknown) or f"{path}: {model.family} has no decode phase"
@@ -165,3 +168,19 @@ def open_source(path: Path) -> Source:
     if checkpoint.kind == "gguf":
         return Source(path, checkpoint, model, gguf_config(checkpoint))
     return Source(folder, checkpoint, model, read_json(folder / "config.json"))
+
+
+def _refuse_quantised(folder: Path, checkpoint: Checkpoint) -> None:
+    """Raise InputError, with what to do, for weights in other libraries' forms, which no kernel here knows."""
+    config = folder / "config.json"
+    quantised = read_json(config).get("quantization_config") if config.is_file() else None
+    if not isinstance(quantised, dict):
+        return
+    method = str(quantised.get("quant_method", "an unnamed method"))[:40]
+    coded = [t for t in checkpoint.tensors.values() if t.format not in _DENSE and not is_packed(t.format)]
+    if coded and method != "mxfp4":  # GPT-OSS's, which is read as it is
+        raise InputError(
+            f"{folder}: is quantised by {method} ({coded[0].name[:120]} is stored as {coded[0].format}), "
+            "which cannot be run: take the model's original weights and `tierline pack` them (--weights "
+            "int4:group=64 or int8:channel), or take a GGUF file of the model"
+        )
