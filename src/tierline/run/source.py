@@ -171,7 +171,7 @@ def open_source(path: Path) -> Source:
 
 
 def _refuse_quantised(folder: Path, checkpoint: Checkpoint) -> None:
-    """Raise InputError, with what to do, for weights in other libraries' forms, which no kernel here knows."""
+    """Raise InputError, with what to do, for weights in forms of other libraries, without a kernel here."""
     config = folder / "config.json"
     quantised = read_json(config).get("quantization_config") if config.is_file() else None
     if not isinstance(quantised, dict):

@@ -36,7 +36,7 @@ def load(
         raise InputError(f"--context {context:,}: {source.path.name} was made for at most {longest:,} tokens")
     new = min(new, context - 1)
     room = Room(context - new, new, batch, kv=session.kv)
-    expected = _expected(session, images, context - new, waiting=batch)
+    expected = _expected(session, images, context - min(new, context // 4), waiting=batch)
     if expected is None:
         session.load(room, progress)
     else:
