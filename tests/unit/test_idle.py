@@ -12,7 +12,7 @@ _SHOWN = "import os, {first}; import tierline.run.idle; print(os.environ.get('GO
 @pytest.mark.parametrize(
     ("environment", "first", "expected"),
     [
-        ({}, "sys", "2000"),
+        ({}, "sys", "30000"),
         ({"GOMP_SPINCOUNT": "17"}, "sys", "17"),
         ({"OMP_WAIT_POLICY": "active"}, "sys", "None"),
         ({}, "sys; sys.modules['torch'] = sys", "None"),

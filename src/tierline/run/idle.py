@@ -1,7 +1,7 @@
 """How torch's threads wait between operations: not by spinning, while reads need the processor.
 
 torch for Linux brings GNU OpenMP, whose idle threads spin some 300,000 times before they sleep: for
-milliseconds, on a core that a reader or another program could use. What is set here leaves enough spinning to
+some 15 ms, on a core that a reader or another program could use. What is set here leaves enough spinning to
 go from one operation to the next at once. It is read when torch is imported, and what the user set stays.
 """
 
@@ -10,7 +10,7 @@ import sys
 
 _SPINS = "GOMP_SPINCOUNT"  # libgomp's manual, environment variables
 _USERS = (_SPINS, "OMP_WAIT_POLICY")
-_FEW = "2000"  # of a pause each: about 0.1 ms
+_FEW = "30000"  # of a pause each: about 1 ms
 
 
 def wait_idly() -> None:
