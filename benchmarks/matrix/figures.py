@@ -9,6 +9,7 @@ from matrix.cells import CAPS, DISKS, MODELS, PEERS, TIERLINE
 from matrix.results import Row
 
 _PREDICTIONS = ("foretold", "planned", "simulated")
+_LEAST_STEPS, _HELD = 3, 1.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,15 @@ class Group:
         values = self.of(name)
         return median(values) if values else None
 
-    def errors(self, prediction: str) -> list[float]:
-        """Return (predicted - measured) / measured of tok/s of every run: of `foretold`, `planned`, ..."""
+    def errors(self, prediction: str, *, held: bool = False) -> list[float]:
+        """Return (predicted - measured) / measured of tok/s of every run: of `foretold`, `planned`, ...
+
+        With `held`, only of runs whose disk held its rate.
+        """
         found = []
         for row in self.ran:
+            if held and drifted(row):
+                continue
             told = row["foretold"] if prediction == "foretold" else (row["plan"] or {}).get(prediction)
             if told and told["tokens_per_s"]:
                 found.append(told["tokens_per_s"] / row["result"]["tokens_per_s"] - 1)
@@ -69,6 +75,19 @@ class Group:
     def oom_kills(self) -> int:
         """Processes killed for memory, over all runs."""
         return sum(row["limits"]["oom_kills"] for row in self.rows)
+
+
+def drifted(row: Row) -> bool:
+    """Return whether the steps at the end of a run took other times than those at its beginning.
+
+    The work is the same in each: what changed is the disk, shared with others that nobody here sees.
+    """
+    steps = (row["result"] or {}).get("step_s") or []
+    third = max(1, len(steps) // 3)
+    if len(steps) < _LEAST_STEPS:
+        return False
+    first, last = median(steps[:third]), median(steps[-third:])
+    return bool(max(first, last) > _HELD * min(first, last))
 
 
 def _floor_fraction(row: Row, *, alone: bool) -> float:
@@ -97,7 +116,12 @@ def _place(row: Row) -> tuple[Any, ...]:
     return (known["model"], known["engine"], row["format"], known["disk"], cap)
 
 
-def accuracy(groups: Iterable[Group]) -> dict[str, list[float]]:
-    """Return the signed errors of tok/s of every run of Tierline's streamed cells, by prediction."""
+def accuracy(groups: Iterable[Group], *, held: bool = False) -> dict[str, list[float]]:
+    """Return the signed errors of tok/s of every run of Tierline's streamed cells, by prediction.
+
+    With `held`, only of runs whose disk held its rate.
+    """
     ours = [group for group in groups if group.ours]
-    return {name: [error for group in ours for error in group.errors(name)] for name in _PREDICTIONS}
+    return {
+        name: [error for group in ours for error in group.errors(name, held=held)] for name in _PREDICTIONS
+    }

@@ -27,7 +27,9 @@ size over the cap, for the whole process and the page cache that it touches; rea
 kernel; the page cache is dropped before each run; bytes are those around the decode loop. The floor is
 `max(compute, (bytes of a pass - (cap - reserve - slots - KV)) / disk rate)`, the disk read with O_DIRECT in
 the same session, while compute runs and alone. What others took of the processors meanwhile stands in the
-column `others`: figures beside much of it are those of a busy computer.
+column `others`: figures beside much of it are those of a busy computer. The disk is shared with computers
+that cannot be seen from here: a run whose last steps took more than 15 % longer or shorter than its first
+ones, though each does the same work, had another disk at its end than the one measured before it.
 """
 
 
@@ -69,12 +71,14 @@ def _page(groups: Sequence[Group]) -> Iterable[str]:
 
 
 def _accuracy(groups: Sequence[Group]) -> Iterable[str]:
-    yield "| tok/s predicted | runs | median error | worst |"
-    yield "| --- | --- | --- | --- |"
+    yield "| tok/s predicted | runs | median error | worst | of them on a disk that held its rate | worst |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    steady = accuracy(groups, held=True)
     for name, errors in accuracy(groups).items():
         if errors:
-            middle, worst = median(map(abs, errors)), max(errors, key=abs)
-            yield f"| {_PREDICTED[name]} | {len(errors)} | {middle:.1%} | {worst:+.1%} |"
+            cells = [_PREDICTED[name], str(len(errors)), f"{median(map(abs, errors)):.1%}", _worst(errors),
+                     str(len(steady[name])), _worst(steady[name])]  # fmt: skip
+            yield f"| {' | '.join(cells)} |"
     ran = [row for group in groups if group.ours for row in group.ran]
     if ran:
         errors = [
@@ -84,6 +88,10 @@ def _accuracy(groups: Sequence[Group]) -> Iterable[str]:
         peaks = [r["result"]["measured_bytes"] / r["result"]["projected_bytes"] for r in ran]
         yield f"\nBytes per token: worst error {max(errors, key=abs):+.2%}. Peak memory: {min(peaks):.1%} to "
         yield f"{max(peaks):.1%} of the projected."
+
+
+def _worst(errors: Sequence[float]) -> str:
+    return f"{max(errors, key=abs):+.1%}" if errors else "-"
 
 
 def _ours(groups: Sequence[Group]) -> Iterable[str]:

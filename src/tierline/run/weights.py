@@ -22,7 +22,7 @@ from tierline.run.meter import Outstanding
 from tierline.run.needs import Needs, needs_of
 from tierline.run.recorder import Recorder
 from tierline.run.staging import READERS, Staging, place_bytes
-from tierline.run.tiles import SMALLEST_TILE_BYTES, Tile, tile_limit, tiles_of, whole
+from tierline.run.tiles import PINNED_TILE_BYTES, SMALLEST_TILE_BYTES, Tile, tile_limit, tiles_of, whole
 from tierline.run.verify import CheckedTile, RowChecks, check_tile
 
 _SAMPLED_ROWS = 1024
@@ -110,14 +110,15 @@ class Planner:
     def plan(self, allowed_bytes: int) -> WeightPlan:
         """Return the placement within `allowed_bytes`: everything pinned, or as much as staging leaves.
 
-        A table is pinned only if all else is too: a pass reads a row of it. Raises BudgetError with the
-        smallest workable number where staging and what must be held do not fit.
+        Only where nothing is streamed are tiles as large as that allows, and tables among them: of a table a
+        pass reads a row. Raises BudgetError with the smallest workable number where staging and what must be
+        held do not fit.
         """
         self._needs.refuse_less(allowed_bytes)
         room_bytes = allowed_bytes - self._needs.total_bytes
         limit_bytes = tile_limit(room_bytes)
         for tensors, limit in (
-            ((*self._order, *self._tables), limit_bytes),
+            ((*self._order, *self._tables), PINNED_TILE_BYTES),
             (self._order, limit_bytes),
             (self._order, SMALLEST_TILE_BYTES),
         ):
@@ -127,7 +128,7 @@ class Planner:
             placement = place(
                 units, room_bytes, slots=self._slots, slot_bytes=slot_bytes, shared=bool(before)
             )
-            if placement is not None and not (placement.streamed and len(tensors) > len(self._order)):
+            if placement is not None and not (placement.streamed and limit == PINNED_TILE_BYTES):
                 return self._weight_plan(placement, tiles, prelude)
         raise AssertionError("tiles cut as small as can be did not fit the least that they need")
 
