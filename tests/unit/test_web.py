@@ -299,7 +299,9 @@ def test_a_dropped_architecture_that_only_transformers_knows_is_described(client
     content = json.dumps(config).encode()
     found = _sent(client, "config.json", content, len(content))
     assert found.status_code == 200, found.text
-    answer = client.post("/api/plan", json={"model": found.json()["model"], "machine": "nexys-video"}).json()
+    answer = client.post(
+        "/api/bounds", json={"model": found.json()["model"], "machine": "nexys-video"}
+    ).json()
     assert answer["fits"]
 
 

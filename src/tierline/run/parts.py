@@ -23,6 +23,7 @@ from tierline.run.source import Source
 from tierline.run.staging import stream_settings
 
 _TABLES = ("embedding", "positions")
+_HELD_WHOLE = ("llama4", "llama4_text")  # transformers' module of their experts lets nobody else compute them
 _PLAIN = ("linear", "norm", "attention", "elementwise", "experts", *_TABLES)
 
 
@@ -50,6 +51,8 @@ class Parts:
 def parts_of(source: Source) -> Parts | None:
     """Return the parts of a decoder; None where a description alone does not tell (scans)."""
     if not reads(Fields(source.config, str(source.path))):  # what the probe saw, engines may hold otherwise
+        return None
+    if source.config.get("model_type") in _HELD_WHOLE:
         return None
     kinds: dict[str, str] = {}
     layers: list[ExpertLayer] = []
