@@ -1,5 +1,6 @@
 """A GGUF file's tokenizer is converted once, and what is kept is the same tokenizer."""
 
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,24 @@ def test_what_is_damaged_is_made_again(tiny_gguf: Path, kept: Path) -> None:
     checkpoint = open_source(tiny_gguf).checkpoint
     expected: Any = gguf_tokenizer(checkpoint)
     (folder,) = kept.iterdir()
-    (folder / "tokenizer.json").write_text("{", encoding="utf-8")
-    found: Any = gguf_tokenizer(checkpoint)
-    assert found("t3 t141")["input_ids"] == expected("t3 t141")["input_ids"]
-    assert (folder / "tokenizer.json").stat().st_size > 1
+    whole = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    for damaged in ("", "{", whole[: len(whole) // 2], "[]", '{"version": "1.0"}', "\0" * len(whole)):
+        (folder / "tokenizer.json").write_text(damaged, encoding="utf-8")
+        found: Any = gguf_tokenizer(checkpoint)
+        assert found("t3 t141")["input_ids"] == expected("t3 t141")["input_ids"]
+        assert (folder / "tokenizer.json").read_text(encoding="utf-8") == whole
+
+
+def test_a_disk_without_room_keeps_nothing(tiny_gguf: Path, kept: Path) -> None:
+    checkpoint = open_source(tiny_gguf).checkpoint
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (997, limits[1]))
+    try:
+        tokenizer: Any = gguf_tokenizer(checkpoint)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert tokenizer("t3")["input_ids"]
+    assert not list(kept.iterdir())
 
 
 def test_where_nothing_can_be_kept_it_is_converted_each_time(
@@ -56,6 +71,7 @@ def test_where_nothing_can_be_kept_it_is_converted_each_time(
     assert gguf_tokenizer(open_source(tiny_gguf).checkpoint)("t3")["input_ids"]
 
 
+@pytest.mark.slow
 def test_another_process_converts_what_is_then_kept(
     tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
