@@ -4,7 +4,7 @@ import errno
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,16 +53,9 @@ def smallest(path: Path) -> int:
     return int(str(refused.value).rpartition("--resident ")[2].partition("B")[0])
 
 
-def logits(path: Path, resident: int | None) -> torch.Tensor:
-    """Return the logits of a wide pass, and after it of a narrow one."""
-    with tierline.load(path, resident=resident, context=64) as model, torch.inference_mode():
-        wide = model(input_ids=IDS, use_cache=True)
-        narrow = model(input_ids=IDS[:, :1], past_key_values=wide.past_key_values)
-        assert resident is None or model.weights_held_bytes <= resident
-        return torch.cat([wide.logits, narrow.logits], dim=1)
-
-
-def test_every_family_equals_transformers_eager_bit_by_bit(mixture: Path) -> None:
+def test_every_family_equals_transformers_eager_bit_by_bit(
+    mixture: Path, logits: Callable[[Path, int | None], torch.Tensor]
+) -> None:
     theirs = AutoModelForCausalLM.from_pretrained(
         mixture, dtype=torch.bfloat16, experts_implementation="eager"
     )
@@ -77,7 +70,9 @@ def test_every_family_equals_transformers_eager_bit_by_bit(mixture: Path) -> Non
 
 @given(share=st.floats(0, 1))
 @settings(max_examples=3)
-def test_every_split_gives_the_bits_of_the_resident_model(qwen3: Path, share: float) -> None:
+def test_every_split_gives_the_bits_of_the_resident_model(
+    qwen3: Path, logits: Callable[[Path, int | None], torch.Tensor], share: float
+) -> None:
     budget = smallest(qwen3) + int(share * open_source(qwen3).checkpoint.footprint_bytes)
     assert torch.equal(logits(qwen3, budget), logits(qwen3, None))
 

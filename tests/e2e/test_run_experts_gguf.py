@@ -1,5 +1,6 @@
 """Mixtures of experts in GGUF files, a tensor of blocks for all experts of a layer: streamed as they are."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,6 @@ from tierline.testing.tiny import write_mixture_gguf
 IDS = torch.tensor([[3, 14, 15, 92, 65, 35, 89, 79, 3]])
 
 
-def logits(path: Path, resident: int | None) -> torch.Tensor:
-    """Return the logits of a wide pass, and after it of a narrow one."""
-    with tierline.load(path, resident=resident, context=64) as model, torch.inference_mode():
-        wide = model(input_ids=IDS, use_cache=True)
-        narrow = model(input_ids=IDS[:, :1], past_key_values=wide.past_key_values)
-        assert resident is None or model.weights_held_bytes <= resident
-        return torch.cat([wide.logits, narrow.logits], dim=1)
-
-
 @pytest.mark.parametrize(
     ("family", "block_type"),
     [
@@ -32,7 +24,7 @@ def logits(path: Path, resident: int | None) -> torch.Tensor:
     ],
 )
 def test_blocks_of_experts_stream_and_give_what_the_same_weights_give(
-    family: str, block_type: str, tmp_path: Path
+    family: str, block_type: str, tmp_path: Path, logits: Callable[[Path, int | None], torch.Tensor]
 ) -> None:
     path = write_mixture_gguf(tmp_path / "tiny.gguf", family, block_type)
     theirs = AutoModelForCausalLM.from_pretrained(

@@ -1,6 +1,7 @@
 """GPT-OSS as it is published, experts in MXFP4 in two tensors: streamed, and held to transformers."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,17 +27,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_gpt_oss_mxfp4(tmp_path_factory.mktemp("gpt_oss"), dtype="float32")
 
 
-def logits(path: Path, resident: int | None) -> torch.Tensor:
-    with tierline.load(path, resident=resident, context=64) as model, torch.inference_mode():
-        wide = model(input_ids=IDS, use_cache=True)
-        narrow = model(input_ids=IDS[:, :1], past_key_values=wide.past_key_values)
-        assert resident is None or model.weights_held_bytes <= resident
-        return torch.cat([wide.logits, narrow.logits], dim=1)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_logits_are_those_of_the_dequantised_model(
-    dtype: torch.dtype, published: Path, tmp_path: Path
+    dtype: torch.dtype, published: Path, tmp_path: Path, logits: Callable[[Path, int | None], torch.Tensor]
 ) -> None:
     path = published if dtype == torch.float32 else write_gpt_oss_mxfp4(tmp_path)
     theirs = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, experts_implementation="eager")
