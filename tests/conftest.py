@@ -5,10 +5,13 @@ import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    import torch
 
 settings.register_profile("default", deadline=None, derandomize=True)
 settings.load_profile("default")
@@ -28,6 +31,25 @@ def tiny_gguf(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     from tierline.testing.tiny import write_llama_gguf
 
     return write_llama_gguf(tmp_path_factory.mktemp("tiny_gguf") / "tiny.gguf", tiny_llama, "Q4_1")
+
+
+@pytest.fixture(scope="session")
+def logits() -> Callable[[Path, int | None], "torch.Tensor"]:
+    """What gives the logits of a wide pass, and after it of a narrow one, within a budget of weights."""
+
+    def run(path: Path, resident: int | None) -> "torch.Tensor":
+        import torch
+
+        import tierline
+
+        ids = torch.tensor([[3, 14, 15, 92, 65, 35, 89, 79, 3]])
+        with tierline.load(path, resident=resident, context=64) as model, torch.inference_mode():
+            wide = model(input_ids=ids, use_cache=True)
+            narrow = model(input_ids=ids[:, :1], past_key_values=wide.past_key_values)
+            assert resident is None or model.weights_held_bytes <= resident
+            return torch.cat([wide.logits, narrow.logits], dim=1)
+
+    return run
 
 
 @pytest.fixture(scope="session")

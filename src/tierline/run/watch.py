@@ -39,6 +39,7 @@ class Watch:
         self._prediction, self._sequences = prediction, sequences
         self._started_s = time.monotonic()
         self._samples.clear()
+        self._sample()  # even an answer shorter than the first interval has rates
 
     @property
     def text(self) -> str:
@@ -47,17 +48,13 @@ class Watch:
 
     def now(self, stage: Stage) -> RunNow:
         """Return how the run stands; `loading` has no rates."""
-        at_s, read = time.monotonic(), self._session.engine.measured()
-        samples, answer = self._samples, self._session.partial
-        samples.append(_Sample(at_s, read.read_bytes, read.stall_s))
-        while len(samples) > 2 and at_s - samples[1].at_s > _WINDOW_S:
-            samples.popleft()
-        first, passed_s = samples[0], at_s - samples[0].at_s
-        planned = self._prediction
+        answer, planned = self._session.partial, self._prediction
+        last, first = self._sample(), self._samples[0]
+        passed_s = last.at_s - first.at_s
         link = LinkNow(
             "disk" if planned is None else planned.link,
-            max(0, read.read_bytes),  # what lies ready for the first step was read before it was counted
-            max(0, read.read_bytes - first.read_bytes) / passed_s if passed_s else 0.0,
+            max(0, last.read_bytes),  # what lies ready for the first step was read before it was counted
+            max(0, last.read_bytes - first.read_bytes) / passed_s if passed_s else 0.0,
             None if planned is None else planned.read_bytes_per_s,
         )
         return RunNow(
@@ -65,16 +62,26 @@ class Watch:
             model=self._session.engine.source.path.name,
             stage=stage,
             updated_s=time.time(),
-            elapsed_s=at_s - self._started_s,
+            elapsed_s=last.at_s - self._started_s,
             tokens=len(answer.token_ids),
             most_tokens=self._most_tokens,
             tokens_per_s=_recent_rate(answer.arrived_s, answer.pass_tokens),
             predicted_tokens_per_s=None if planned is None else self._sequences * planned.tokens_per_s,
-            stall_s=read.stall_s,
-            stall_fraction=min(1.0, (read.stall_s - first.stall_s) / passed_s) if passed_s else None,
+            stall_s=last.stall_s,
+            stall_fraction=_share(last.stall_s - first.stall_s, passed_s),
             tiers=tuple(self._tiers()),
             links=(link,),
         )
+
+    def _sample(self) -> _Sample:
+        """Read the meters, and forget what is older than the window."""
+        read = self._session.engine.measured()
+        last = _Sample(time.monotonic(), read.read_bytes, read.stall_s)
+        samples = self._samples
+        samples.append(last)
+        while len(samples) > 2 and last.at_s - samples[1].at_s > _WINDOW_S:
+            samples.popleft()
+        return last
 
     def _tiers(self) -> list[TierNow]:
         engine = self._session.engine
@@ -85,6 +92,11 @@ class Watch:
             if placement.streamed_bytes:
                 tiers.append(TierNow("disk: streamed", placement.streamed_bytes, None))
         return tiers
+
+
+def _share(part_s: float, whole_s: float) -> float | None:
+    """Return which share of `whole_s` a part is, counters that began anew meanwhile counted as 0."""
+    return min(1.0, max(0.0, part_s / whole_s)) if whole_s > 0 else None
 
 
 def _recent_rate(arrived_s: list[float], pass_tokens: list[int]) -> float | None:
