@@ -102,6 +102,7 @@ def test_what_looks_is_read_once_per_prompt_and_never_while_decoding(
         return original(file, extract, into)
 
     monkeypatch.setattr(DirectFile, "read", counting)
+    monkeypatch.setattr("tierline.run.native_reads.native_reads", lambda: None)  # C reads unseen
     request = replace(REQUEST, images=(image,), new=9)
     with prepared(smolvlm, request, smallest(smolvlm, request)) as (session, ready):
         report = session.execute(ready, arrived.append)

@@ -83,6 +83,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return original(file, extract, into)
 
     monkeypatch.setattr(DirectFile, "read", noting)
+    monkeypatch.setattr("tierline.run.native_reads.native_reads", lambda: None)  # C reads unseen
     return reads
 
 

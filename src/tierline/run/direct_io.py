@@ -28,7 +28,7 @@ def anonymous_memory(footprint_bytes: int) -> memoryview:
     length = max(1, footprint_bytes) + _HUGE_PAGE_BYTES
     region = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     view = memoryview(region)
-    start = -_address(view) % _HUGE_PAGE_BYTES
+    start = -address_of(view) % _HUGE_PAGE_BYTES
     whole_bytes = footprint_bytes // _HUGE_PAGE_BYTES * _HUGE_PAGE_BYTES
     if whole_bytes:
         region.madvise(mmap.MADV_HUGEPAGE, start, whole_bytes)
@@ -37,7 +37,8 @@ def anonymous_memory(footprint_bytes: int) -> memoryview:
     return view[start : start + footprint_bytes]
 
 
-def _address(view: memoryview) -> int:
+def address_of(view: memoryview) -> int:
+    """Return where in memory `view` begins."""
     import ctypes
 
     return ctypes.addressof(ctypes.c_char.from_buffer(view))
@@ -61,7 +62,7 @@ class DirectFile:
 
     def __init__(self, path: Path, request_bytes: int = DEFAULT_REQUEST_BYTES) -> None:
         self.path = path
-        self._request_bytes = max(LARGEST_SECTOR_BYTES, request_bytes)
+        self.request_bytes = max(LARGEST_SECTOR_BYTES, request_bytes)
         self.direct = True
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
@@ -87,6 +88,15 @@ class DirectFile:
             os.close(self._fd)
             self._fd = -1
 
+    @property
+    def descriptor(self) -> int:
+        """The file's descriptor, -1 once it is closed."""
+        return self._fd
+
+    def aligned_start(self, extract: Extract) -> int:
+        """Return where a read of `extract` begins: at the sector that holds its first byte."""
+        return self._aligned(extract)[0]
+
     def span_bytes(self, extract: Extract) -> int:
         """Return the bytes that reading `extract` takes from the disk: its own, out to whole sectors."""
         start, stop = self._aligned(extract)
@@ -101,7 +111,7 @@ class DirectFile:
         start, stop = self._aligned(extract)
         done = 0
         while done < extract.offset - start + extract.footprint_bytes:
-            wanted = into[done : min(done + self._request_bytes, stop - start)]
+            wanted = into[done : min(done + self.request_bytes, stop - start)]
             done += self._read_some(extract, wanted, start + done)
         shift = extract.offset - start
         return into[shift : shift + extract.footprint_bytes]

@@ -21,12 +21,22 @@ class Recorder:
         self.on = True
 
     def note(
-        self, resource: str, activity: Activity, name: str, started_s: float, traffic_bytes: int = 0
+        self,
+        resource: str,
+        activity: Activity,
+        name: str,
+        started_s: float,
+        traffic_bytes: int = 0,
+        *,
+        stopped_s: float | None = None,
     ) -> None:
-        """Keep what `resource` did from `started_s` (of time.perf_counter) until now."""
+        """Keep what `resource` did from `started_s` (of time.perf_counter) until `stopped_s`, None: now."""
         if not self.on:
             return
-        # a read that was under way when collecting began is kept from then on
-        start_s, end_s = max(0.0, started_s - self._origin_s), perf_counter() - self._origin_s
+        # What was under way when collecting began is kept from then on.
+        stopped_s = perf_counter() if stopped_s is None else stopped_s
+        if stopped_s < self._origin_s:
+            return
+        start_s, end_s = (max(0.0, at_s - self._origin_s) for at_s in (started_s, stopped_s))
         with self._lock:
             self.events.append(TraceEvent(resource, activity, name, start_s, end_s, traffic_bytes))

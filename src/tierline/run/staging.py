@@ -1,35 +1,34 @@
-"""Streamed tiles, read ahead of compute by threads into a ring of staging memory.
+"""Streamed tiles, read ahead of compute into a ring of staging memory.
 
 The schedule is a cycle: after the last tile of one pass comes the first of the next, so the link does not
 idle between tokens. Tiles that only some prompts need (what looks at images) come before it as a prelude:
 once asked for, they are read and the cycle follows, and nothing of them is read until they are asked for
-again. Reader threads only read; positions in the schedule are handed out in order, each with its place in the
-ring, and compute takes them back in the same order.
+again. Whenever compute gives a tile's place back, all reads that now have room are asked for; readers only
+read, in that order, and compute takes tiles back in the same order.
 """
 
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tierline.errors import FaultError
 from tierline.machines.calibration import read_settings
 from tierline.machines.load import load_calibrated
 from tierline.run.direct_io import DEFAULT_REQUEST_BYTES, DirectFile, Extract
 from tierline.run.meter import Outstanding
+from tierline.run.readers import Read, reader_name, start_readers
 from tierline.run.recorder import Recorder
 from tierline.run.slowdown import Slowdown
 from tierline.run.tiles import Tile
 
 _PLACE_BYTES = 4096  # places in the ring start on pages, which satisfies every sector size
 READERS = 4  # reads in flight: two leave a disk that is far away half idle
-_WAIT_S = 1.0  # how long compute waits before it looks whether the readers are still alive
+_SHORT_S, _WAIT_S = 0.01, 1.0  # a wait that is longer looks at the rate, and again after so long
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class StreamMeter:
     """What crossed the link so far, and how long compute waited for it."""
 
@@ -39,18 +38,18 @@ class StreamMeter:
     restarts: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Place:
     """One tile on its way through the ring; `start` to `stop` are running byte counts, never wrapped."""
 
-    tile: Tile
+    index: int
+    number: int
     start: int
     stop: int
-    data: memoryview | None = None
 
 
 class Staging:
-    """The ring, its readers and the cycle of tiles they follow."""
+    """The ring, its readers and the cycle of tiles they follow; one thread at a time takes tiles from it."""
 
     def __init__(
         self,
@@ -63,62 +62,59 @@ class Staging:
         outstanding: Outstanding | None = None,
         prelude: int = 0,
     ) -> None:
-        """Reads are made within `outstanding`, whoever else's are too.
+        """Reads are counted as `outstanding`, whoever else's are too.
 
         The first `prelude` tiles of `schedule` are read when they are asked for; the cycle is of the others.
         """
-        self._schedule, self._files, self._ring = schedule, files, ring
+        self._schedule, self._ring = schedule, ring
+        self._reads = [Read.of(files[tile.tensor.path], _extract(tile)) for tile in schedule]
         self.prelude = prelude
         self.ring_bytes = len(ring)
-        # The schedule index that is handed out next, None after a prelude that no cycle follows.
+        # The schedule index that is asked for next, None after a prelude that no cycle follows.
         self._next: int | None = self._start()
-        self._places: deque[_Place] = deque()  # in schedule order: being read, read, or in use at the front
+        self._places: deque[_Place] = deque()  # in schedule order: asked for, read, or in use at the front
         self._head = self._tail = 0  # running byte counts: the ring holds [tail, head)
-        self._reading = 0
-        self._busy_since = 0.0
-        self._fault: BaseException | None = None
-        self._closed = self._draining = False
-        self._changed = threading.Condition()
         self._recorder = recorder or Recorder()
-        self._outstanding = outstanding or Outstanding()
-        self.meter = StreamMeter()
+        self._stall_s, self._restarts = 0.0, 0
+        self._taken_bytes = self._taken_before = 0  # read and used, or read and dropped
+        self.settled_tiles = 0
+        self._read_before, self._busy_before_s = 0, 0.0
         self.slowdown: Slowdown | None = None  # who is told of the rate while compute waits
-        self._threads = [
-            threading.Thread(target=self._read_ahead, name=f"disk reader {i}", daemon=True)
-            for i in range(readers)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._readers = start_readers(ring, files.values(), readers, outstanding)
+        self._ask_ahead()
 
     def close(self) -> None:
         """Stop the readers and wait for them; a second call does nothing."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+        self._readers.close()
 
     def rewind(self, *, prelude: bool = False) -> None:
         """Read ahead from the start until the ring is full, then begin to measure anew.
 
         The start is that of the cycle, or of the `prelude`. Raises FaultError if a read failed.
         """
-        with self._changed:
-            self._restart(0 if prelude else self._start())
-            self._until(lambda: self._reading == 0 and self._is_full())
-            self.meter = StreamMeter()
+        self._restart(0 if prelude else self._start())
+        self.fill()
+        self._stall_s, self._restarts, self._taken_before = 0.0, 0, self._taken_bytes
+        self._read_before, self._busy_before_s = self._readers.read_bytes, self._readers.busy_s
+
+    def fill(self) -> None:
+        """Wait until all that there is room for is read. Raises FaultError if a read failed."""
+        for place in self._places:
+            self._arrive(place)
+
+    @property
+    def meter(self) -> StreamMeter:
+        """What was done since the start, or since the last rewind."""
+        read_bytes = self._readers.read_bytes - self._read_before
+        return StreamMeter(read_bytes, self.busy_s(), self._stall_s, self._restarts)
 
     def busy_s(self) -> float:
-        """Return how long a read was outstanding so far, with the one that is under way."""
-        with self._changed:
-            going_s = time.perf_counter() - self._busy_since if self._reading else 0.0
-            return self.meter.link_busy_s + going_s
+        """Return how long a read was under way since the last rewind, with those that are now."""
+        return self._readers.busy_s - self._busy_before_s
 
     def settled_read_bytes(self) -> int:
-        """Return the bytes read so far, less those that lie ready for what comes next."""
-        with self._changed:
-            ahead = (p for p in self._places if p.data is not None)
-            return self.meter.read_bytes - sum(self._span_bytes(p.tile) for p in ahead)
+        """Return the bytes read since the last rewind for what compute took, or dropped, in whole sectors."""
+        return self._taken_bytes - self._taken_before
 
     @contextmanager
     def borrow(self, index: int) -> Iterator[memoryview]:
@@ -128,120 +124,86 @@ class Staging:
         Raises FaultError if a read failed.
         """
         place = self._wait_for(index)
-        assert place.data is not None  # noqa: S101 - _wait_for returns only places that were read
         try:
-            yield place.data
+            yield self._data(place)
         finally:
-            with self._changed:
-                self._places.popleft()
-                self._tail = place.stop
-                self._changed.notify_all()
+            self._give_back(place)
+
+    def pass_over(self) -> bool:
+        """Give back the next tile unused if it is read already; return whether it was."""
+        place = self._places[0] if self._places else None
+        if place is None or not self._readers.wait(place.number, 0.0):
+            return False
+        self._taken_bytes += self._reads[place.index].span_bytes
+        self._give_back(place)
+        return True
+
+    def _give_back(self, place: _Place) -> None:
+        self._places.popleft()
+        self._tail = place.stop
+        self.settled_tiles += 1
+        self._ask_ahead()
 
     def _wait_for(self, index: int) -> _Place:
-        wanted = self._schedule[index]
         started_s = time.perf_counter()
-        with self._changed:
-            if self._ahead() is not wanted:
-                self._restart(index)
-            self._until(lambda: bool(self._places) and self._places[0].data is not None)
-            place = self._places[0]
-            waited_s = time.perf_counter() - started_s
-            self.meter.stall_s += waited_s
-            self._recorder.note("wait", "wait", wanted.name, started_s)
-            return place
+        if not self._places or self._schedule[self._places[0].index] is not self._schedule[index]:
+            self._restart(index)
+        place = self._places[0]
+        self._arrive(place)
+        self._stall_s += time.perf_counter() - started_s
+        read = self._reads[place.index]
+        self._taken_bytes += read.span_bytes
+        if self._recorder.on:
+            done, name = self._readers.done(place.number), self._schedule[index].name
+            self._recorder.note("wait", "wait", name, started_s)
+            who = reader_name(done.reader)
+            self._recorder.note(who, "read", name, done.start_s, read.span_bytes, stopped_s=done.stop_s)
+        return place
+
+    def _arrive(self, place: _Place) -> None:
+        """Wait until `place` is read; raise what its reader raised."""
+        if self._readers.wait(place.number, _SHORT_S):
+            return
+        arrived = False
+        while not arrived:
+            arrived = self._readers.wait(place.number, _WAIT_S)
+            if self.slowdown is not None:
+                self.slowdown.look(self.meter.read_bytes, self.busy_s())
+
+    def _data(self, place: _Place) -> memoryview:
+        read = self._reads[place.index]
+        first = place.start % len(self._ring) + read.extract.offset - read.file.aligned_start(read.extract)
+        return self._ring[first : first + read.extract.footprint_bytes]
 
     def _start(self) -> int | None:
         """Return where the cycle begins, None where there is a prelude alone."""
         return self.prelude if self.prelude < len(self._schedule) else None
 
-    def _is_full(self) -> bool:
-        """Return whether nothing more can be read ahead before something is used."""
-        return self._next is None or self._find_room(self._next) is None
-
-    def _ahead(self) -> Tile | None:
-        """Return what the next that is borrowed will be, if it is the one that was read ahead."""
-        if self._places:
-            return self._places[0].tile
-        return None if self._next is None else self._schedule[self._next]
-
     def _restart(self, index: int | None) -> None:
         """Forget what was read ahead and begin again at schedule `index`."""
-        self._draining = True
-        self._until(lambda: self._reading == 0)
+        self._readers.drop()
+        self._taken_bytes = self._readers.read_bytes
         self._places.clear()
-        self._tail = self._head
-        self._next = index
-        self._draining = False
-        self.meter.restarts += 1
-        self._changed.notify_all()
+        self._tail, self._next = self._head, index
+        self._restarts += 1
+        self._ask_ahead()
 
-    def _until(self, ready: Callable[[], bool]) -> None:
-        """Wait, holding the lock, until `ready`; raise what a reader raised."""
-        while self._fault is None and not ready():
-            if self._closed:
-                raise FaultError("the weights were closed while a pass was using them")
-            self._changed.wait(_WAIT_S)
-            if self.slowdown is not None:
-                self.slowdown.look(self.meter.read_bytes, self.busy_s())
-        if self._fault is not None:
-            if isinstance(self._fault, FaultError):
-                raise self._fault
-            raise FaultError(f"a reader stopped: {self._fault}") from self._fault
-
-    def _read_ahead(self) -> None:
-        try:
-            while (place := self._take_place()) is not None:
-                self._fill(place)
-        except BaseException as fault:  # noqa: BLE001 - whatever it is, compute must hear of it, not hang
-            with self._changed:
-                self._fault = self._fault or fault
-                self._reading = 0
-                self._changed.notify_all()
-
-    def _fill(self, place: _Place) -> None:
-        tile, started_s = place.tile, time.perf_counter()
-        start = place.start % len(self._ring)
-        into = self._ring[start : start + place.stop - place.start]
-        with self._outstanding:
-            data = self._files[tile.tensor.path].read(_extract(tile), into)
-        span_bytes = self._span_bytes(tile)
-        with self._changed:
-            place.data = data
-            self._reading -= 1
-            if self._reading == 0:
-                self.meter.link_busy_s += time.perf_counter() - self._busy_since
-            self.meter.read_bytes += span_bytes
-            self._recorder.note(threading.current_thread().name, "read", tile.name, started_s, span_bytes)
-            self._changed.notify_all()
-
-    def _take_place(self) -> _Place | None:
-        """Return the next tile's place in the ring once there is room for it, None when closed."""
-        with self._changed:
-            while not (self._closed or self._fault):
-                index = self._next
-                if not self._draining and index is not None and (place := self._find_room(index)) is not None:
-                    self._places.append(place)
-                    self._head = place.stop
-                    self._next = index + 1 if index + 1 < len(self._schedule) else self._start()
-                    if self._reading == 0:
-                        self._busy_since = time.perf_counter()
-                    self._reading += 1
-                    return place
-                self._changed.wait()
-        return None
-
-    def _find_room(self, index: int) -> _Place | None:
-        tile = self._schedule[index]
-        need = place_bytes(self._files[tile.tensor.path], tile)
-        start = self._head
-        if start % len(self._ring) + need > len(self._ring):  # would run over the end: leave the end unused
-            start += -start % len(self._ring)
-        if not self._places:
-            self._tail = start
-        return _Place(tile, start, start + need) if start + need - self._tail <= len(self._ring) else None
-
-    def _span_bytes(self, tile: Tile) -> int:
-        return self._files[tile.tensor.path].span_bytes(_extract(tile))
+    def _ask_ahead(self) -> None:
+        """Ask for all reads that there is room for."""
+        while self._next is not None:
+            index, read = self._next, self._reads[self._next]
+            need = _whole_pages(read.span_bytes)
+            start = self._head
+            if start % len(self._ring) + need > len(self._ring):  # over the end: leave the end unused
+                start += -start % len(self._ring)
+            if not self._places:
+                self._tail = start
+            if start + need - self._tail > len(self._ring) or len(self._places) == self._readers.most_kept:
+                return
+            number = self._readers.ask(read, start % len(self._ring))
+            self._places.append(_Place(index, number, start, start + need))
+            self._head = start + need
+            self._next = index + 1 if index + 1 < len(self._schedule) else self._start()
 
 
 def stream_settings(near: Path) -> tuple[int, int]:
@@ -255,7 +217,11 @@ def stream_settings(near: Path) -> tuple[int, int]:
 
 def place_bytes(file: DirectFile, tile: Tile) -> int:
     """Return the bytes that `tile` takes in the ring: whole sectors, rounded up to whole pages."""
-    return -(-file.span_bytes(_extract(tile)) // _PLACE_BYTES) * _PLACE_BYTES
+    return _whole_pages(file.span_bytes(_extract(tile)))
+
+
+def _whole_pages(footprint_bytes: int) -> int:
+    return -(-footprint_bytes // _PLACE_BYTES) * _PLACE_BYTES
 
 
 def _extract(tile: Tile) -> Extract:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tierline.models.stored import StoredTensor
 
 SMALLEST_TILE_BYTES = 64 * 2**10
-_LARGEST_TILE_BYTES = 16 * 2**20
+_LARGEST_TILE_BYTES = 2 * 2**20  # docs/decisions/015-reads-in-c.md
 PINNED_TILE_BYTES = 64 * 2**20  # where nothing is streamed: few calls, and still several reads at once
 _TILES_PER_BUDGET = 32  # a few of them are staging: nine tenths of a budget are left to pin
 
