@@ -7,63 +7,58 @@ from hypothesis import strategies as st
 from tierline.run.overlap import Beside, Sharing, overlapped, under_limit
 
 
-def sliced(
-    products_s: float, others_s: float, read_bytes: int, rate: float, beside: Beside, slices: int = 20_000
-) -> float:
+def sliced(compute_s: float, read_bytes: int, rate: float, beside: Beside, slices: int) -> float:
     """The length of a step by its definition: slice after slice, reads spread evenly over what is computed.
 
-    A slice of products takes as long as it takes beside reads as long as its share of the bytes is not read;
-    after all compute the rest of the bytes comes at the link's own rate.
+    A slice takes as long as it takes beside reads as long as its share of the bytes is not read; after all
+    compute the rest of the bytes comes at the link's own rate.
     """
     elapsed_s = read = 0.0
-    work = [(products_s / slices, True)] * slices + [(others_s / slices, False)] * slices
-    whole = products_s * beside.slowdown * beside.bytes_per_s + others_s * rate
-    for alone_s, product in work:
-        busy_s = alone_s * beside.slowdown if product else alone_s
-        moved = busy_s * (beside.bytes_per_s if product else rate)
-        due = moved / whole * read_bytes if whole > read_bytes else moved
-        share = due / moved if moved else 0.0
-        elapsed_s += share * busy_s + (1 - share) * alone_s
+    busy_s = compute_s / slices * beside.slowdown
+    moved = busy_s * beside.bytes_per_s
+    for _ in range(slices):
+        due = min(moved, read_bytes / slices)
+        elapsed_s += due / moved * busy_s + (1 - due / moved) * compute_s / slices
         read += due
     return elapsed_s + max(0.0, read_bytes - read) / rate
 
 
 @given(
-    products_s=st.floats(0.01, 3),
-    others_s=st.floats(0, 1),
+    compute_s=st.floats(0.01, 4),
     read_bytes=st.integers(1, 3_000_017),
     rate=st.floats(1e5, 1e7),
     slowdown=st.floats(1, 2.5),
     fraction=st.floats(0.1, 1),
 )
 def test_a_step_is_as_long_as_its_slices(
-    products_s: float, others_s: float, read_bytes: int, rate: float, slowdown: float, fraction: float
+    compute_s: float, read_bytes: int, rate: float, slowdown: float, fraction: float
 ) -> None:
     beside = Beside(slowdown, rate * fraction)
-    step = overlapped(
-        products_s=products_s, others_s=others_s, read_bytes=read_bytes, bytes_per_s=rate, beside=beside
-    )
+    step = overlapped(compute_s=compute_s, read_bytes=read_bytes, bytes_per_s=rate, beside=beside)
     assert step.bytes_per_s is not None
-    expected = sliced(products_s, others_s, read_bytes, rate, beside, slices=200)
+    expected = sliced(compute_s, read_bytes, rate, beside, slices=200)
     assert max(step.compute_s, read_bytes / step.bytes_per_s) == pytest.approx(expected, rel=1e-6)
 
 
 def test_alone_nothing_is_slowed() -> None:
-    step = overlapped(products_s=0.7, others_s=0.11, read_bytes=0, bytes_per_s=13.0, beside=Beside(2, 5))
-    assert step.compute_s == pytest.approx(0.81)
+    step = overlapped(compute_s=0.81, read_bytes=0, bytes_per_s=13.0, beside=Beside(2, 5))
+    assert step.compute_s == 0.81
     assert step.bytes_per_s == 13.0
-    assert (
-        overlapped(products_s=0.7, others_s=0.11, read_bytes=17, bytes_per_s=None, beside=None).bytes_per_s
-        is None
-    )
+    assert overlapped(compute_s=0.81, read_bytes=17, bytes_per_s=None, beside=None).bytes_per_s is None
 
 
-def test_a_slow_link_is_slower_still_while_products_run() -> None:
-    # 2 s of products become 3 and let 3 x 50 B pass; what is left of 500 B, 250 of them beside the rest
-    # of compute's second at 100 B/s, takes 2.5 s.
-    step = overlapped(products_s=2, others_s=1, read_bytes=500, bytes_per_s=100, beside=Beside(1.5, 50))
-    assert step.compute_s == 4
+def test_a_slow_link_is_slower_still_while_compute_runs() -> None:
+    # 2 s of compute become 3 and let 3 x 50 B pass; what is left of 500 B takes 3.5 s at 100 B/s.
+    step = overlapped(compute_s=2, read_bytes=500, bytes_per_s=100, beside=Beside(1.5, 50))
+    assert step.compute_s == 3
     assert step.bytes_per_s == pytest.approx(500 / 6.5)
+
+
+def test_where_compute_is_slower_it_is_slowed_for_as_long_as_anything_is_read() -> None:
+    # Beside reads 2 s would become 3 and let 150 B pass; 75 B are read in half of them.
+    step = overlapped(compute_s=2, read_bytes=75, bytes_per_s=100, beside=Beside(1.5, 50))
+    assert step.compute_s == 2.5
+    assert step.bytes_per_s == 50
 
 
 def test_a_disk_that_nearly_reaches_its_limit_reaches_it() -> None:
@@ -75,8 +70,7 @@ def test_a_disk_that_nearly_reaches_its_limit_reaches_it() -> None:
 
 
 def test_sharing_of_nothing_slows_nothing() -> None:
-    step = Sharing().step(products_s=0.7, others_s=0.11, read_bytes=17)
-    assert step.compute_s == pytest.approx(0.81)
+    step = Sharing().step(compute_s=0.81, read_bytes=17)
+    assert step.compute_s == 0.81
     assert step.bytes_per_s is None
-    shared = Sharing(100, Beside(1.5, 50)).step(products_s=2, others_s=1, read_bytes=500)
-    assert shared.compute_s == 4
+    assert Sharing(100, Beside(1.5, 50)).step(compute_s=2, read_bytes=500).compute_s == 3

@@ -5,7 +5,7 @@ on a table of just the rows that the input names; every other parameter is small
 """
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -24,10 +24,12 @@ _WHOLE = "_tierline_whole"
 class Rehearsal:
     """A switch that all attached modules share: while `on`, they return zeros and touch no weights.
 
-    A rehearsed pass takes the time and the memory of everything but the weights.
+    A rehearsed pass takes the time and the memory of everything but the weights. Where there are `products`,
+    they are called with each matrix, the rows to multiply and their dtype.
     """
 
     on: bool = False
+    products: Callable[[Matrix, int, torch.dtype], None] | None = None
 
 
 @dataclass(slots=True)
@@ -49,6 +51,8 @@ class LinearForward:
         """Return `x @ W.T + bias` (Conv1D: `x @ W + bias`), shape `(..., out_features)`."""
         turned = isinstance(self.module, Conv1D)
         if self.rehearsal.on:
+            if self.rehearsal.products is not None:
+                self.rehearsal.products(self.matrices[self.name], x.numel() // x.shape[-1], x.dtype)
             return x.new_zeros(*x.shape[:-1], self.module.nf if turned else self.module.out_features)
         matrix, started_s = self.matrices[self.name], perf_counter()
         y = matrix.matmul_rows(x) if turned else matrix.matmul(x)

@@ -1,8 +1,9 @@
 """The engine: transformers' model, built empty, rehearsed, and given its weights within a budget."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
 
@@ -37,9 +38,11 @@ from tierline.run.meter import Outstanding, Reading
 from tierline.run.overlap import Sharing, Step, under_limit
 from tierline.run.predict import (
     Prediction,
-    measure_beside,
+    Rehearsed,
+    besides,
+    measure_handover,
     measure_link,
-    measure_matrices,
+    measure_steps,
     measure_wide,
     median_s,
 )
@@ -51,11 +54,13 @@ from tierline.run.room import Room
 from tierline.run.slowdown import Slowdown
 from tierline.run.source import Source
 from tierline.run.staging import Staging, stream_settings
+from tierline.run.stand_ins import StandIns
 from tierline.run.tiles import tiles_of
 from tierline.run.verify import require_checksums
 from tierline.run.weights import Planner, Progress, WeightPlan, Weights, read_whole
 
 _REHEARSED_PIECE_BYTES = 2**21
+_LIKELY_BYTES_PER_S = 1e10  # of products: it decides how many steps are rehearsed, and nothing else
 _SWITCH_INTERVAL_S = 5e-4  # a reader that has its bytes waits at most this long to ask for the next
 
 
@@ -159,7 +164,8 @@ class Engine:
         ledger.take(plan.needs.total_bytes, "small tensors, buffers and experts")
         self.weights = Weights(plan, self._files, ledger, self._kernels, verify=self._verify, host=self.host)
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
-        self.weights.load(progress, self.recorder, self._outstanding)
+        shared = self._outstanding if self.experts.layers else None
+        self.weights.load(progress, self.recorder, shared)
         self.experts.load(plan, progress, self._outstanding, verify=self._verify)
         self._hand_over(self.weights)
         if self.allowed_bytes is not None:
@@ -196,15 +202,29 @@ class Engine:
         least_bytes = self._planner(fixed_bytes).needs.least_bytes
         return allowed - (reserved_bytes - fixed_bytes) - kv_bytes - least_bytes
 
-    def _measure_step(self, plan: WeightPlan, staging: Staging | None, overhead_s: float) -> Step:
-        """Return what a decode step will take: everything but products is rehearsed, the rest timed."""
-        streamed, rows = len(plan.placement.streamed), self._room.rows
-        matrices, dtype = tuple(self._matrices.values()), self._kernels.compute
-        products_s = measure_matrices(matrices, dtype, rows)
-        beside = measure_beside(matrices, staging, streamed, dtype, rows)
-        alone = measure_link(staging, streamed, plan.read_bytes) or self.experts.measure_link()
-        self._sharing = Sharing(under_limit(alone, read_limit(self.source.path)), beside)
-        return self._sharing.step(products_s=products_s, others_s=overhead_s, read_bytes=plan.read_bytes)
+    def _measure_step(self, plan: WeightPlan, staging: Staging | None, others_s: float) -> Step:
+        """Return what a decode step will take, of which all but products takes about `others_s`.
+
+        A step is rehearsed with all products, alone and beside reads; the link is measured alone.
+        """
+        streamed, room = len(plan.placement.streamed), self._room
+        matrices = tuple(self._matrices.values())
+        about_s = others_s + sum(m.tensor.footprint_bytes for m in matrices) / _LIKELY_BYTES_PER_S
+
+        def rehearse(reads: Staging | None) -> Rehearsed:
+            products, prompt = StandIns(matrices, reads), self._rehearsal_prompt(room)
+            steps = partial(self.rehearser.with_products, prompt, room, products)
+            return measure_steps(steps, about_s, reads)
+
+        alone, beside, handover_s = rehearse(None), None, 0.0
+        if staging is not None and streamed:
+            product = partial(StandIns(matrices).multiply, matrices[0], room.rows, self._kernels.compute)
+            handover_s = measure_handover(staging, streamed, product)
+            beside = besides(alone, rehearse(staging), handover_s)
+        link = measure_link(staging, streamed, plan.read_bytes) or self.experts.measure_link()
+        self._sharing = Sharing(under_limit(link, read_limit(self.source.path)), beside)
+        compute_s = alone.step_s + streamed * handover_s
+        return self._sharing.step(compute_s=compute_s, read_bytes=plan.read_bytes)
 
     @property
     def cache_read_bytes(self) -> int:
@@ -242,7 +262,7 @@ class Engine:
         products_s = tokens / chunk * (products_s + (routed.compute_s if routed else 0.0))
         tiles = () if self.weights is None else self.weights.plan.tile_read_bytes
         read_bytes = -(-tokens // chunk) * sum(tiles)
-        return self._sharing.step(products_s=products_s, others_s=overhead_s, read_bytes=read_bytes).compute_s
+        return self._sharing.step(compute_s=products_s + overhead_s, read_bytes=read_bytes).compute_s
 
     def prompt_routed(self, tokens: int) -> Routed | None:
         """Return what experts take in one pass over a prompt of `tokens`; None for a dense model."""
@@ -266,14 +286,16 @@ class Engine:
         experts = self.experts.measured()
         read_bytes, stall_s = rows + experts.read_bytes, kv.stall_s + experts.stall_s
         staging = None if self.weights is None else self.weights.staging
+        busy_s = self._outstanding.busy_s
         if staging is not None:
             read_bytes += staging.settled_read_bytes()
             stall_s += staging.meter.stall_s
+            busy_s = busy_s if self.experts.layers else staging.busy_s()
         return replace(
             experts,
             read_bytes=read_bytes,
             stall_s=stall_s,
-            link_busy_s=self._outstanding.busy_s,
+            link_busy_s=busy_s,
             host_read_bytes=0 if self.host is None else self.host.disk_read_bytes,
         )
 
@@ -328,10 +350,14 @@ class Engine:
 
     def _rehearse(self, room: Room) -> tuple[RehearsedSteps, int]:
         """Rehearse a prompt and a few tokens: return what the passes showed, and what to keep for them."""
+        prompt = self._rehearsal_prompt(room)
+        rows = room.batch * prompt["input_ids"].shape[1]
+        return self.rehearser.run(prompt, room, lambda: self._rehearse_products(rows))
+
+    def _rehearsal_prompt(self, room: Room) -> Mapping[str, torch.Tensor]:
         longest = (self.source.model.max_context or sys.maxsize) - REHEARSED_STEPS - 1
         tokens = max(1, min(room.prompt_tokens, room.chunk_tokens, longest))
-        prompt = room.seen or {"input_ids": torch.zeros((room.batch, tokens), dtype=torch.long)}
-        return self.rehearser.run(prompt, room, lambda: self._rehearse_products(room.batch * tokens))
+        return room.seen or {"input_ids": torch.zeros((room.batch, tokens), dtype=torch.long)}
 
     def _rehearse_products(self, rows: int) -> None:
         """Multiply a blank piece of each kind of matrix: libraries keep buffers of each shape they meet."""

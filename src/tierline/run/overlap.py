@@ -7,7 +7,7 @@ _NEARLY = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """While both run: products take `slowdown` times as long, the link gives `bytes_per_s`."""
+    """While both run: compute takes `slowdown` times as long, the link gives `bytes_per_s`."""
 
     slowdown: float
     bytes_per_s: float
@@ -26,19 +26,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """What the link gives alone, None without one, and what it and products do while both run."""
+    """What the link gives alone, None without one, and what it and compute do while both run."""
 
     bytes_per_s: float | None = None
     beside: Beside | None = None
 
-    def step(self, *, products_s: float, others_s: float, read_bytes: int) -> Step:
-        """Return a pass of so much compute, products and others, each alone, and so many bytes of reads."""
+    def step(self, *, compute_s: float, read_bytes: int) -> Step:
+        """Return a pass of so much compute, alone, and so many bytes of reads."""
         return overlapped(
-            products_s=products_s,
-            others_s=others_s,
-            read_bytes=read_bytes,
-            bytes_per_s=self.bytes_per_s,
-            beside=self.beside,
+            compute_s=compute_s, read_bytes=read_bytes, bytes_per_s=self.bytes_per_s, beside=self.beside
         )
 
 
@@ -54,30 +50,23 @@ def under_limit(sampled: float | None, limit: int | None) -> float | None:
 
 
 def overlapped(
-    *,
-    products_s: float,
-    others_s: float,
-    read_bytes: int,
-    bytes_per_s: float | None,
-    beside: Beside | None,
+    *, compute_s: float, read_bytes: int, bytes_per_s: float | None, beside: Beside | None
 ) -> Step:
-    """Return a step of `products_s` and `others_s` of compute, and `read_bytes` at `bytes_per_s`, each alone.
+    """Return a step of `compute_s` and `read_bytes` at `bytes_per_s`, each alone.
 
-    Reads go on all the time that compute does not lack them. If the link is what a step waits for, products
-    are slowed all the time, and the link gives less while they run:
+    Reads go on all the time that compute does not lack them. If the link is what a step waits for, compute
+    is slowed all the time, and the link gives less while it runs:
 
-        step = slowed + others + (bytes - rate beside x slowed - rate x others) / rate
+        step = slowed + (bytes - rate beside x slowed) / rate
 
-    If compute is, only the part of it beside which anything is read is slowed. What is not products (norms,
-    attention, Python) leaves the link its rate.
+    If compute is, only the part of it beside which anything is read is slowed.
     """
     if beside is None or bytes_per_s is None or not read_bytes:
-        return Step(products_s + others_s, bytes_per_s)
-    slowed_s = products_s * beside.slowdown
-    moved_bytes = beside.bytes_per_s * slowed_s + bytes_per_s * others_s
+        return Step(compute_s, bytes_per_s)
+    slowed_s = compute_s * beside.slowdown
+    moved_bytes = beside.bytes_per_s * slowed_s
     if moved_bytes <= read_bytes:
-        step_s = slowed_s + others_s + (read_bytes - moved_bytes) / bytes_per_s
-        return Step(slowed_s + others_s, read_bytes / step_s)
+        step_s = slowed_s + (read_bytes - moved_bytes) / bytes_per_s
+        return Step(slowed_s, read_bytes / step_s)
     share = read_bytes / moved_bytes
-    busy_s = share * (slowed_s + others_s)
-    return Step(share * slowed_s + (1 - share) * products_s + others_s, read_bytes / busy_s)
+    return Step(share * slowed_s + (1 - share) * compute_s, beside.bytes_per_s)

@@ -1,15 +1,14 @@
 """What a run will do, from rates measured on this machine just before it."""
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import median
 
 import torch
 
-from tierline.errors import FaultError, InputError
+from tierline.errors import InputError
 from tierline.run.experts.expected import Routed
 from tierline.run.host_tier import HostTier
 from tierline.run.matrix import Matrix, PinnedTile
@@ -21,7 +20,8 @@ from tierline.units import format_rate
 
 _LEAST_SAMPLE_S, _MOST_SAMPLE_S = 0.5, 1.5
 _BURST_RINGS = 2
-_ROUNDS = 4
+_HANDOVERS = 24
+_ROUNDS, _MOST_STEPS = 4, 16
 _LEAST_READ_BYTES = 2**23
 _MOST_REPEATS, _REPEATED_S = 4, 0.5  # of what is rehearsed: a long pass says enough the first time
 _SLOWER_DISK = 0.8  # a sample of half a second varies, but not by this much
@@ -184,63 +184,63 @@ def measure_link(staging: Staging | None, tiles: int, pass_bytes: int) -> float 
             return (read_bytes - before) / (now_s - started_s)
 
 
-def measure_matrices(matrices: Iterable[Matrix], dtype: torch.dtype, rows: int = 1) -> float:
-    """Return the seconds that the products of `rows` tokens with all `matrices` take, all bytes in memory.
-
-    Every pinned tile is used once to warm up and then for time, in rounds of which the median counts: what
-    else this computer does now, it will do during the run. Streamed tiles are taken at the rate per byte of
-    the pinned ones in their format, or of a blank tile where none is pinned.
-    """
-    matrices = tuple(matrices)
-    total_s = 0.0
-    for stored in {m.tensor.format for m in matrices}:
-        alike = [m for m in matrices if m.tensor.format == stored]
-        homes = [(m, h) for m in alike for h in m.tiles if isinstance(h, PinnedTile)] or [_blank(alike[0])]
-        seconds = median([_products_s(homes, dtype, rows) for _ in range(_ROUNDS)][1:])
-        timed_bytes = sum(h.tile.footprint_bytes for _, h in homes)
-        total_s += seconds / timed_bytes * sum(m.tensor.footprint_bytes for m in alike)
-    return total_s
-
-
 def _is_enough(sampled_s: float, whole_pass: bool) -> bool:
     return sampled_s > _MOST_SAMPLE_S or (whole_pass and sampled_s > _LEAST_SAMPLE_S)
 
 
-def measure_beside(
-    matrices: Iterable[Matrix], staging: Staging | None, tiles: int, dtype: torch.dtype, rows: int = 1
-) -> Beside | None:
-    """Return what products and reads do while both run.
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """Steps as rehearsed: seconds of one, and the tiles and bytes that were read for it and passed over."""
 
-    Pinned products are timed alone and while another thread takes the streamed tiles as fast as they come.
-    None where nothing is streamed, nothing is pinned, or too little is read to tell.
+    step_s: float
+    read_bytes: float = 0.0
+    tiles: float = 0.0
+
+
+Steps = Callable[[int, Callable[[], None]], None]  # takes so many steps, and says when one has ended
+
+
+def measure_steps(run: Steps, about_s: float, staging: Staging | None = None) -> Rehearsed:
+    """Return what steps take that `run` takes, each of about `about_s`; a prompt's end is noted first."""
+    noted: list[tuple[float, int, int]] = []
+
+    def note() -> None:
+        read = (0, 0) if staging is None else (staging.settled_read_bytes(), staging.settled_tiles)
+        noted.append((time.perf_counter(), *read))
+
+    # Several steps, however long they take: one that was held up is not what a step takes.
+    run(max(_ROUNDS, min(_MOST_STEPS, round(_LEAST_SAMPLE_S / about_s))), note)
+    (_, first_bytes, first), (_, last_bytes, last) = noted[0], noted[-1]
+    step_s = median(later[0] - before[0] for before, later in pairwise(noted))
+    steps = len(noted) - 1
+    return Rehearsed(step_s, (last_bytes - first_bytes) / steps, (last - first) / steps)
+
+
+def besides(alone: Rehearsed, reading: Rehearsed, handover_s: float) -> Beside | None:
+    """Return what compute and reads do while both run, from steps without reads and with them.
+
+    What handing tiles over takes is no slowing. None where too little was read to tell.
     """
-    homes = [(m, h) for m in matrices for h in m.tiles if isinstance(h, PinnedTile)]
-    if staging is None or not tiles or not homes:
+    if reading.read_bytes * _ROUNDS < _LEAST_READ_BYTES:
         return None
-    alone_s = median([_products_s(homes, dtype, rows) for _ in range(_ROUNDS)][1:])
-    stop = threading.Event()
-    drain = threading.Thread(target=_drain, args=(staging, tiles, stop), name="disk drain", daemon=True)
-    drain.start()
-    _products_s(homes, dtype, rows)
-    before, spent_s = staging.meter.read_bytes, [_products_s(homes, dtype, rows)]
-    # Several rounds, however long they take: one that was held up is not what a step takes.
-    while sum(spent_s) < _LEAST_SAMPLE_S or len(spent_s) < _ROUNDS:
-        spent_s.append(_products_s(homes, dtype, rows))
-    read_bytes = staging.meter.read_bytes - before
-    stop.set()
-    drain.join()
-    if read_bytes < _LEAST_READ_BYTES:
-        return None
-    return Beside(max(1.0, median(spent_s) / alone_s), read_bytes / sum(spent_s))
+    slowed_s = reading.step_s - reading.tiles * handover_s
+    return Beside(max(1.0, slowed_s / alone.step_s), reading.read_bytes / reading.step_s)
 
 
-def _drain(staging: Staging, tiles: int, stop: threading.Event) -> None:
-    index = 0
-    # A fault stays in `staging` and reaches the run, which is who can say what was lost.
-    with suppress(FaultError):
-        while not stop.is_set():
-            with staging.borrow(staging.prelude + index):
-                index = (index + 1) % tiles
+def measure_handover(staging: Staging, tiles: int, product: Callable[[], None]) -> float:
+    """Return the seconds that taking a tile that is read and giving its place back take, the median.
+
+    A product comes before each, as in a pass: it leaves little of anything else in the caches.
+    """
+    taken: list[float] = []
+    for i in range(_HANDOVERS):
+        product()
+        staging.fill()
+        started_s = time.perf_counter()
+        with staging.borrow(staging.prelude + i % tiles):
+            pass
+        taken.append(time.perf_counter() - started_s)
+    return median(taken[1:])  # before the first the read-ahead may have to begin anew
 
 
 def measure_wide(matrices: Iterable[Matrix], last: Matrix | None, rows: int, dtype: torch.dtype) -> float:

@@ -14,6 +14,7 @@ from tierline.run.attach import Rehearsal
 from tierline.run.process_memory import fetched_bytes, peak_resident_bytes, reset_peak
 from tierline.run.reserve import Held
 from tierline.run.room import Room
+from tierline.run.stand_ins import StandIns
 from tierline.units import MIB, format_bytes
 
 REHEARSED_STEPS = 8
@@ -90,6 +91,26 @@ class Rehearser:
                 self.generate(prompt, 1, room)
         self.held.note()
         return steps, self.held.reserve_bytes(peak_resident_bytes(), self._library_bytes or 0)
+
+    def with_products(
+        self,
+        prompt: Mapping[str, torch.Tensor],
+        room: Room,
+        products: StandIns,
+        steps: int,
+        note: Callable[[], None],
+    ) -> None:
+        """Run a prompt, and `steps` decode steps with all `products`; `note` the end of each."""
+
+        def ended(*_: object) -> None:
+            self._switch.products = products.multiply  # not in the prompt
+            note()
+
+        try:
+            with self.rehearsing():
+                self._hooked(ended, lambda: self.generate(prompt, (steps + 1) * (1 + room.drafts), room))
+        finally:
+            self._switch.products = None
 
     @contextmanager
     def rehearsing(self) -> Iterator[None]:
