@@ -30,7 +30,7 @@ def tiny_gguf(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The same Llama as a GGUF file in Q4_1."""
     from tierline.testing.tiny import write_llama_gguf
 
-    return write_llama_gguf(tmp_path_factory.mktemp("tiny_gguf") / "tiny.gguf", tiny_llama, "Q4_1")
+    return write_llama_gguf(tmp_path_factory.mktemp("tiny_gguf") / "tiny.gguf", tiny_llama, "Q8_0")
 
 
 @pytest.fixture(scope="session")

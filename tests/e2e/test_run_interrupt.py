@@ -102,7 +102,7 @@ def test_an_interrupt_leaves_no_thread_and_no_descriptor(tiny_llama: Path, momen
     for _ in range(2):
         with (
             pytest.raises(KeyboardInterrupt),
-            Session(open_source(tiny_llama), resident=400_000, memory=None) as session,
+            Session(open_source(tiny_llama), resident=480_000, memory=None) as session,
         ):
             session.answer(REQUEST, progress=progress, emit=emit)
         assert bool(session.partial.token_ids) == (moment == "decode")

@@ -15,7 +15,7 @@ from tierline.place.placement import Unit, place
 from tierline.run.needs import Needs
 from tierline.run.pace import Pace
 from tierline.run.predict import Prediction, paced
-from tierline.run.staging import READERS
+from tierline.run.staging import READERS, SPARE_TILES
 from tierline.run.tiles import tiles_of
 from tierline.run.weights import WeightPlan
 from tierline.sim.kernel import LinkSpec
@@ -29,7 +29,7 @@ def plan_of(rows: int, capacity_bytes: int, row_read_bytes: int = 0) -> WeightPl
     """A matrix of `rows` rows in tiles of one row, as much of it pinned as the capacity leaves."""
     tensor = StoredTensor("w", "int8", (rows, ROW_BYTES), Path("x"), 0, rows * ROW_BYTES)
     tiles = tuple(tiles_of(tensor, ROW_BYTES))
-    placement = place([Unit(t.name, t.footprint_bytes) for t in tiles], capacity_bytes, slots=READERS + 1)
+    placement = place([Unit(t.name, t.footprint_bytes) for t in tiles], capacity_bytes, slots=READERS + SPARE_TILES)
     assert placement is not None
     read = tuple(u.footprint_bytes for u in placement.streamed)
     return WeightPlan(placement, tiles, Needs(0, 0, 0), read, row_read_bytes)

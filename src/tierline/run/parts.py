@@ -20,7 +20,7 @@ from tierline.run.experts.stored import (
 from tierline.run.needs import Needs, needs_of
 from tierline.run.scratch import scratch_bytes
 from tierline.run.source import Source
-from tierline.run.staging import stream_settings
+from tierline.run.staging import SPARE_TILES, stream_settings
 
 _TABLES = ("embedding", "positions")
 _HELD_WHOLE = ("llama4", "llama4_text")  # transformers' module of their experts lets nobody else compute them
@@ -122,7 +122,7 @@ def needs_by_header(source: Source, links: int = 1) -> Needs | None:
             files,
             fixed_bytes=compute_bytes * sum(prod(t.shape) for t in parts.fixed),
             scratch_bytes=scratch_bytes(parts.kinds, source.compute_format),
-            slots=links * readers + 1,
+            slots=links * readers + SPARE_TILES,
             experts_bytes=least_slots_bytes(parts.experts, files) + parts.corrections_bytes,
         )
     finally:

@@ -24,6 +24,9 @@ from tierline.run.slowdown import Slowdown
 from tierline.run.tiles import Tile
 
 _PLACE_BYTES = 4096  # places in the ring start on pages, which satisfies every sector size
+# Tiles that staging holds besides those that are being read: one in use, and one that a reader can begin
+# as soon as it is done with another (docs/decisions/015-reads-in-c.md).
+SPARE_TILES = 2
 READERS = 4  # reads in flight: two leave a disk that is far away half idle
 _SHORT_S, _WAIT_S = 0.01, 1.0  # a wait that is longer looks at the rate, and again after so long
 

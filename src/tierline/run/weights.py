@@ -21,7 +21,7 @@ from tierline.run.matrix import Home, Matrix, PinnedTile, RowTable, StreamedTile
 from tierline.run.meter import Outstanding
 from tierline.run.needs import Needs, needs_of
 from tierline.run.recorder import Recorder
-from tierline.run.staging import READERS, Staging, place_bytes
+from tierline.run.staging import READERS, SPARE_TILES, Staging, place_bytes
 from tierline.run.tiles import PINNED_TILE_BYTES, SMALLEST_TILE_BYTES, Tile, tile_limit, tiles_of, whole
 from tierline.run.verify import CheckedTile, RowChecks, check_tile
 
@@ -54,8 +54,8 @@ class WeightPlan:
 
     @property
     def readers(self) -> int:
-        """Reads in flight: as many as staging holds tiles besides the one in use."""
-        return max(1, self.placement.slots - 1)
+        """Reads in flight: as many as staging holds tiles besides the spare ones."""
+        return max(1, self.placement.slots - SPARE_TILES)
 
     @property
     def held_bytes(self) -> int:
@@ -82,8 +82,8 @@ class Planner:
 
         `prelude` is what a prompt with images needs before them, in order: never pinned.
         """
-        # Staging holds this many of the largest tiles: one in use, the others being read.
-        self._slots = readers + 1
+        # Staging holds this many of the largest tiles.
+        self._slots = readers + SPARE_TILES
         # A tensor that is used twice in a pass is placed once, where it is used first.
         self._order = tuple(dict.fromkeys(order))
         self._files, self._all_tables = files, tables
