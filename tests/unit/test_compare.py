@@ -29,7 +29,9 @@ def plan_of(rows: int, capacity_bytes: int, row_read_bytes: int = 0) -> WeightPl
     """A matrix of `rows` rows in tiles of one row, as much of it pinned as the capacity leaves."""
     tensor = StoredTensor("w", "int8", (rows, ROW_BYTES), Path("x"), 0, rows * ROW_BYTES)
     tiles = tuple(tiles_of(tensor, ROW_BYTES))
-    placement = place([Unit(t.name, t.footprint_bytes) for t in tiles], capacity_bytes, slots=READERS + SPARE_TILES)
+    placement = place(
+        [Unit(t.name, t.footprint_bytes) for t in tiles], capacity_bytes, slots=READERS + SPARE_TILES
+    )
     assert placement is not None
     read = tuple(u.footprint_bytes for u in placement.streamed)
     return WeightPlan(placement, tiles, Needs(0, 0, 0), read, row_read_bytes)
