@@ -163,6 +163,12 @@ def test_memory_below_what_the_process_takes_is_refused(tiny_llama: Path) -> Non
         opened.answer(REQUEST, progress=nothing, emit=nothing)
 
 
+def test_fewer_tokens_than_are_rehearsed_may_be_asked_for_within_a_memory(tiny_llama: Path) -> None:
+    with session(tiny_llama, memory=4 * 2**30) as opened:
+        report = opened.answer(Request("t3 t141", new=1, raw=True), progress=nothing, emit=nothing)
+    assert len(report.token_ids) == 1
+
+
 def test_saving_a_streamed_model_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
     with session(tiny_llama) as opened, pytest.raises(InputError, match="save_pretrained"):
         opened.engine.model.save_pretrained(tmp_path)

@@ -168,11 +168,11 @@ class Engine:
         self.weights.load(progress, self.recorder, shared)
         self.experts.load(plan, progress, self._outstanding, verify=self._verify)
         self._hand_over(self.weights)
-        if self.allowed_bytes is not None:
-            guard(self.model, room, self.allowed_bytes)
         with torch.inference_mode():
             step = self._measure_step(plan, self.weights.staging, steps.step_s)
             routed = self.experts.expect(room.rows, self._head_fraction())
+        if self.allowed_bytes is not None:  # what is rehearsed may be longer than what is asked for
+            guard(self.model, room, self.allowed_bytes)
         prediction = Prediction(
             compute_s=step.compute_s + (routed.compute_s if routed else 0.0),
             read_bytes=plan.read_bytes + self.cache_read_bytes + round(routed.read_bytes if routed else 0),

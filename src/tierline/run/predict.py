@@ -14,6 +14,7 @@ from tierline.run.host_tier import HostTier
 from tierline.run.matrix import Matrix, PinnedTile
 from tierline.run.overlap import Beside
 from tierline.run.pace import Pace
+from tierline.run.rehearsed import REHEARSED_STEPS
 from tierline.run.staging import READERS, Staging
 from tierline.run.weights import WeightPlan
 from tierline.units import format_rate
@@ -21,7 +22,7 @@ from tierline.units import format_rate
 _LEAST_SAMPLE_S, _MOST_SAMPLE_S = 0.5, 1.5
 _BURST_RINGS = 2
 _HANDOVERS = 24
-_ROUNDS, _MOST_STEPS = 4, 16
+_ROUNDS = 4
 _LEAST_READ_BYTES = 2**23
 _MOST_REPEATS, _REPEATED_S = 4, 0.5  # of what is rehearsed: a long pass says enough the first time
 _SLOWER_DISK = 0.8  # a sample of half a second varies, but not by this much
@@ -209,7 +210,7 @@ def measure_steps(run: Steps, about_s: float, staging: Staging | None = None) ->
         noted.append((time.perf_counter(), *read))
 
     # Several steps, however long they take: one that was held up is not what a step takes.
-    run(max(_ROUNDS, min(_MOST_STEPS, round(_LEAST_SAMPLE_S / about_s))), note)
+    run(max(_ROUNDS, min(REHEARSED_STEPS, round(_LEAST_SAMPLE_S / about_s))), note)
     (_, first_bytes, first), (_, last_bytes, last) = noted[0], noted[-1]
     step_s = median(later[0] - before[0] for before, later in pairwise(noted))
     steps = len(noted) - 1
