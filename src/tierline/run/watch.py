@@ -53,7 +53,7 @@ class Watch:
         passed_s = last.at_s - first.at_s
         link = LinkNow(
             "disk" if planned is None else planned.link,
-            max(0, last.read_bytes),  # what lies ready for the first step was read before it was counted
+            last.read_bytes,
             max(0, last.read_bytes - first.read_bytes) / passed_s if passed_s else 0.0,
             None if planned is None else planned.read_bytes_per_s,
         )
