@@ -11,11 +11,16 @@ import pytest
 import torch
 
 from tierline.run.kernels.blocks import BlockKernel
-from tierline.run.kernels.compiled import load_or_build
+from tierline.run.kernels.building import load_or_build as build
+from tierline.run.kernels.compiled import Compiled
 from tierline.run.kernels.expansions import runnable_blocks
 
 CC = shutil.which("cc")
 pytestmark = pytest.mark.skipif(CC is None, reason="no compiler")
+
+
+def load_or_build(folder: Path, compiler: Path, omp: Path | None) -> Compiled | None:
+    return build("blocks.c", folder, compiler, omp, Compiled)
 
 
 def script(path: Path, text: str) -> Path:
@@ -48,7 +53,7 @@ def calls(compiler: Path) -> list[str]:
 
 
 def kept(folder: Path) -> list[Path]:
-    return sorted(folder.glob("kernels-*.so"))
+    return sorted(folder.glob("blocks-*.so"))
 
 
 def test_it_is_built_once_and_then_loaded(tmp_path: Path, quick: Path) -> None:

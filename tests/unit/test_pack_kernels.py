@@ -17,6 +17,7 @@ from tierline.models.packed_forms import FORMS, INT4, INT8, INT8_GROUP, MXFP4, M
 from tierline.models.packed_layout import CPU_KEY
 from tierline.models.stored import StoredTensor
 from tierline.run.kernels import Kernels
+from tierline.run.kernels.compiled_panels import CompiledPanels, compiled_panels
 from tierline.run.kernels.packed import PanelKernel, panels_of, refuse_other_cpu
 from tierline.run.pack.encode import Encoder
 from tierline.run.pack.quantise import quantise_int4, quantise_int8, quantise_int8_groups, quantise_mx
@@ -55,8 +56,8 @@ def by_hand(values: torch.Tensor, number_format: str) -> torch.Tensor:
     return (grouped * scales.float()[..., None] + zeros.float()[..., None]).view(values.shape)
 
 
-def kernel(number_format: str, panel_rows: int) -> PanelKernel:
-    return PanelKernel(panels_of(number_format), panel_rows)
+def kernel(number_format: str, panel_rows: int, compiled: CompiledPanels | None = None) -> PanelKernel:
+    return PanelKernel(panels_of(number_format, compiled), panel_rows)
 
 
 INT4_64, INT4_128 = INT4.replace("32", "64"), INT4.replace("32", "128")
@@ -68,16 +69,17 @@ CASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("compiled", [None, compiled_panels()], ids=["torch", "own"])
 @pytest.mark.parametrize(("number_format", "rows", "columns", "panel_rows"), CASES)
 def test_products_equal_those_with_expanded_weights(
-    number_format: str, rows: int, columns: int, panel_rows: int
+    number_format: str, rows: int, columns: int, panel_rows: int, compiled: CompiledPanels | None
 ) -> None:
     values = matrix(rows, columns)
     raw, expected = panels(values, number_format, panel_rows), by_hand(values, number_format)
     torch.manual_seed(3)
     for width in WIDTHS:
         x = torch.randn(width, columns).bfloat16()
-        found = kernel(number_format, panel_rows).matmul(x, raw, rows).float()
+        found = kernel(number_format, panel_rows, compiled).matmul(x, raw, rows).float()
         wanted = functional.linear(x.float(), expected)
         assert found.shape == (width, rows)
         assert float((found - wanted).abs().max()) <= 0.006 * float(wanted.abs().max())

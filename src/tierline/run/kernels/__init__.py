@@ -7,6 +7,7 @@ from tierline.models.packed_forms import FORMS, is_panelled
 from tierline.models.stored import StoredTensor
 from tierline.run.kernels.blocks import BlockKernel
 from tierline.run.kernels.compiled import compiled
+from tierline.run.kernels.compiled_panels import compiled_panels
 from tierline.run.kernels.expansions import Blocks, half_blocks, runnable_blocks
 from tierline.run.kernels.kernel import DenseKernel, Kernel
 from tierline.run.kernels.packed import PanelKernel, panels_of
@@ -51,7 +52,7 @@ class Kernels:
                 raise InputError(
                     f"weights in {stored} are computed in bf16, but this model in {self.compute}"
                 )
-            return PanelKernel(panels_of(stored), panel_rows)
+            return PanelKernel(panels_of(stored, compiled_panels()), panel_rows)
         runnable = runnable_blocks()
         if stored in runnable:
             return self._block_kernel(runnable[stored])

@@ -1,27 +1,24 @@
-"""Our own kernels in C (blocks.c), built by this computer's compiler when they are first needed, then kept.
+"""Our own kernels for blocks in C (blocks.c), built by this computer's compiler when first needed, then kept.
 
 Where there is no compiler, or what it makes does not load, torch does the same work several times slower
 (docs/decisions/010-kernels-in-c.md).
 """
 
 import ctypes
-import re
 from functools import cache
 from pathlib import Path
 
 import torch
 
 from tierline.cache import cache_folder
-from tierline.run.library import Recipe, Way, find_compiler
-from tierline.run.library import load_or_build as library_from
+from tierline.run.kernels.building import load_or_build, omp_runtime
+from tierline.run.library import find_compiler
 
 WIDEST = 16  # rows of x in one product; blocks.c has it too
 COMPILED = (
     "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k",
     "mxfp4", "mxfp8", "fp16", "bf16",
 )  # fmt: skip
-_FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=off", "-fPIC")
-_NATIVE, _THREADS = ("-march=native",), ("-fopenmp",)
 _POINTER, _COUNT, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _EXPAND = (_POINTER, _COUNT, _POINTER, _INT, _INT)
 _PRODUCT = (_POINTER, _COUNT, _COUNT, _POINTER, _INT, _POINTER, _INT)
@@ -62,35 +59,6 @@ class Compiled:
 def compiled() -> Compiled | None:
     """Return the library, built where this version of it is not kept yet; None where that cannot be done."""
     compiler = find_compiler()
-    return None if compiler is None else load_or_build(cache_folder(), compiler, _omp_runtime())
-
-
-def load_or_build(folder: Path, compiler: Path, omp: Path | None) -> Compiled | None:
-    """Return the library from `folder`, or built there by `compiler` to run on the threads of `omp`.
-
-    With all that helps, then with less; None where no way of building it works.
-    """
-    # The runtime that torch has loaded is named: a second one would fight with it for the cores.
-    threaded = () if omp is None else tuple(Way((*_FLAGS, *n, *_THREADS), (str(omp),)) for n in (_NATIVE, ()))
-    ways = (*threaded, *(Way((*_FLAGS, *n)) for n in (_NATIVE, ())))
-    depends_on = (torch.__version__, _processor_flags())
-    recipe = Recipe("kernels", "run/kernels/blocks.c", ways, depends_on)
-    return library_from(recipe, folder, compiler, Compiled)
-
-
-def _processor_flags() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
-
-
-def _omp_runtime() -> Path | None:
-    """Return the OpenMP runtime that torch computes with, as this process has it loaded."""
-    try:
-        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    if compiler is None:
         return None
-    found = re.search(r"(/\S*/lib(?:gomp|iomp5|omp)[^/\s]*\.so[^/\s]*)$", maps, re.MULTILINE)
-    return Path(found[1]) if found else None
+    return load_or_build("blocks.c", cache_folder(), compiler, omp_runtime(), Compiled)

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from tierline.models.packed_forms import FORMS, INT4, SCALE_BYTES
+from tierline.run.kernels.compiled_panels import INT4_BLOCK_ROWS, CompiledPanels
 from tierline.run.scratch import CHUNK_ELEMENTS
 
 BLOCK_ROWS = FORMS[INT4].panel_rows
@@ -24,6 +25,7 @@ class Int4Panels:
     """
 
     group: int
+    compiled: CompiledPanels | None = None
 
     def row_bytes(self, columns: int) -> int:
         """See Panels."""
@@ -41,6 +43,10 @@ class Int4Panels:
 
     def product(self, x: torch.Tensor, weights: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
         """See Panels."""
+        if self.compiled is not None and _block_rows() == INT4_BLOCK_ROWS:
+            own = self.compiled.int4(x, weights, scales, self.group)
+            if own is not None:
+                return own
         product: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(  # noqa: SLF001 - its only name
             x, weights, self.group, scales
         )

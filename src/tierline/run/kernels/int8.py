@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from tierline.models.packed_forms import SCALE_BYTES
+from tierline.run.kernels.compiled_panels import CompiledPanels
 from tierline.run.scratch import CHUNK_ELEMENTS
 
 _ALIGNMENT_BYTES = 16  # passes of four rows and more crash on weights that start elsewhere
@@ -15,6 +16,8 @@ _ALIGNMENT_BYTES = 16  # passes of four rows and more crash on weights that star
 @dataclass(frozen=True, slots=True)
 class Int8Panels:
     """int8 `[n, columns]`, then a bf16 scale for each row."""
+
+    compiled: CompiledPanels | None = None
 
     def row_bytes(self, columns: int) -> int:
         """See Panels."""
@@ -29,7 +32,8 @@ class Int8Panels:
 
     def product(self, x: torch.Tensor, weights: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
         """See Panels."""
-        return _int8_product(x, weights, scales)
+        own = None if self.compiled is None else self.compiled.int8(x, weights, scales)
+        return _int8_product(x, weights, scales) if own is None else own
 
     def wide(self, x: torch.Tensor, weights: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
         """See Panels: int8 is exact in bf16, so the scales can wait until after the product."""
@@ -92,11 +96,11 @@ def _int8_parts(
     """Return a panel's weights and its `scales` scales, flat."""
     elements = shape[0] * shape[1]
     weights = torch.frombuffer(raw, dtype=torch.int8, count=elements, offset=offset)
-    found = torch.frombuffer(raw, dtype=torch.bfloat16, count=scales, offset=offset + elements)
-    # Panels of a file start where the kernel can read them; others are copied.
-    return weights.clone() if weights.data_ptr() % _ALIGNMENT_BYTES else weights, found
+    return weights, torch.frombuffer(raw, dtype=torch.bfloat16, count=scales, offset=offset + elements)
 
 
 def _int8_product(x: torch.Tensor, weights: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    if weights.data_ptr() % _ALIGNMENT_BYTES:  # panels of a file start where the kernel can read them
+        weights = weights.clone()
     product: torch.Tensor = torch.ops.aten._weight_int8pack_mm(x, weights, scales)  # noqa: SLF001 - its only name
     return product

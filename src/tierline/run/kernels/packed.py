@@ -1,4 +1,4 @@
-"""Products straight from packed panels by torch's own CPU kernels; wide passes expand a piece at a time."""
+"""Products straight from packed panels, by our kernels in C or torch's; wide passes expand pieces."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import torch
 from tierline.errors import InputError
 from tierline.models.packed_forms import FORMS
 from tierline.models.packed_layout import CPU_KEY
+from tierline.run.kernels.compiled_panels import CompiledPanels
 from tierline.run.kernels.int4 import Int4Panels
 from tierline.run.kernels.int8 import Int8GroupPanels, Int8Panels
 
@@ -32,7 +33,7 @@ class Panels(Protocol):
         ...
 
     def product(self, x: torch.Tensor, weights: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-        """Return `x @ W.T` of at most WIDEST_PASS rows, by torch's kernel."""
+        """Return `x @ W.T` of at most WIDEST_PASS rows, straight from the panel."""
         ...
 
     def wide(self, x: torch.Tensor, weights: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
@@ -44,12 +45,14 @@ class Panels(Protocol):
         ...
 
 
-def panels_of(form: str) -> Panels:
-    """Return how panels of `form` (a key of FORMS that is panelled) are computed with."""
+def panels_of(form: str, compiled: CompiledPanels | None) -> Panels:
+    """Return how panels of `form` (a key of FORMS that is panelled) are computed with: torch's way without
+    `compiled`.
+    """
     kind, group = FORMS[form].kind, FORMS[form].group
     if kind == "int4":
-        return Int4Panels(group)
-    return Int8GroupPanels(group) if group else Int8Panels()
+        return Int4Panels(group, compiled)
+    return Int8GroupPanels(group) if group else Int8Panels(compiled)
 
 
 @dataclass(frozen=True, slots=True)
