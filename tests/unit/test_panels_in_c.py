@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tierline.models.packed_forms import FORMS, INT4, INT8
 from tierline.run.kernels.compiled_panels import MOST_COLUMNS, CompiledPanels, compiled_panels
 from tierline.run.kernels.int4 import pack_int4
 
@@ -20,14 +19,20 @@ def own() -> CompiledPanels:
     return PANELS
 
 
+def panel(weights: torch.Tensor, scales: torch.Tensor) -> memoryview:
+    """Return weights and scales as a file holds them, one panel."""
+    parts = (part.contiguous().view(torch.uint8).numpy().tobytes() for part in (weights, scales))
+    return memoryview(bytearray().join(parts))
+
+
 def int8(x: torch.Tensor, weights: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    found = own().int8(x, weights, scales)
+    found = own().int8(x, panel(weights, scales), len(weights), len(weights))
     assert found is not None
     return found
 
 
 def int4(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, group: int) -> torch.Tensor:
-    found = own().int4(x, pack_int4(codes), scales, group)
+    found = own().int4(x, panel(pack_int4(codes), scales), len(codes), len(codes), group)
     assert found is not None
     return found
 
@@ -141,10 +146,10 @@ def test_the_ends_of_the_range(value: float) -> None:
 
 def test_what_it_cannot_do_is_left_to_torch() -> None:
     x = torch.ones(1, 64).bfloat16()
-    assert own().int4(x, torch.zeros(48, 32, dtype=torch.uint8), torch.ones(2, 48, 2).bfloat16(), 32) is None
-    wide = MOST_COLUMNS + 16
-    assert own().int8(torch.ones(1, wide).bfloat16(), bytes_of(1, wide), torch.ones(1).bfloat16()) is None
-    assert {INT8, INT4} <= set(FORMS)
+    tile = memoryview(bytearray(2 * (MOST_COLUMNS + 18)))
+    assert own().int4(x, tile, 48, 48, 32) is None
+    assert own().int4(x, tile, 128, 48, 32) is None
+    assert own().int8(torch.ones(1, MOST_COLUMNS + 16).bfloat16(), tile, 2, 2) is None
 
 
 def test_the_most_columns_do_not_overflow() -> None:

@@ -16,14 +16,16 @@ from tierline.run.library import find_compiler
 INT4_BLOCK_ROWS = 64
 MOST_COLUMNS = 2**16  # of more, a sum of whole numbers could overflow
 _POINTER, _COUNT, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-_INT8 = (_POINTER, _POINTER, _COUNT, _COUNT, _POINTER, _INT, _POINTER, _INT)
-_INT4 = (_POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _POINTER, _INT, _POINTER, _INT)
+_INT8 = (_POINTER, _COUNT, _COUNT, _COUNT, _POINTER, _INT, _POINTER, _INT)
+_INT4 = (_POINTER, _COUNT, _COUNT, _COUNT, _COUNT, _POINTER, _INT, _POINTER, _INT)
 _NEEDED = ({"avx512_vnni", "avx512bw"}, {"avx_vnni"})  # one of these
 
 
 class CompiledPanels:
-    """The loaded library. Rows of x are bf16, as is what comes out; an element's bits depend on nothing else
-    than its row of x and its row of weights.
+    """The loaded library. A tile is panels of `panel_rows` rows, the last of which may have fewer.
+
+    Rows of x are contiguous bf16, as is what comes out. An element's bits depend on its row of x and its row
+    of weights alone.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,37 +36,37 @@ class CompiledPanels:
         if self._int4 is not None:
             self._int4.argtypes, self._int4.restype = _INT4, _INT
 
-    def int8(self, x: torch.Tensor, weights: torch.Tensor, scales: torch.Tensor) -> torch.Tensor | None:
-        """Return `x @ W.T` for int8 `weights` of shape `(n, columns)` with a scale for each row.
-
-        None where it cannot be computed here: ask torch then.
-        """
-        rows, columns = weights.shape
+    def int8(self, x: torch.Tensor, tile: memoryview, rows: int, panel_rows: int) -> torch.Tensor | None:
+        """Return `x @ W.T` for `rows` rows of Int8Panels; None where torch has to do it."""
+        width, columns = x.shape
         if columns > MOST_COLUMNS:
             return None
-        out = torch.empty(x.shape[0], rows, dtype=torch.bfloat16)
-        failed = self._int8(
-            weights.data_ptr(), scales.data_ptr(), rows, columns,
-            x.data_ptr(), x.shape[0], out.data_ptr(), torch.get_num_threads(),
-        )  # fmt: skip
+        out = torch.empty(width, rows, dtype=torch.bfloat16)
+        at, threads = _address(tile), torch.get_num_threads()
+        failed = self._int8(at, rows, panel_rows, columns, x.data_ptr(), width, out.data_ptr(), threads)
         return None if failed else out
 
     def int4(
-        self, x: torch.Tensor, weights: torch.Tensor, scales: torch.Tensor, group: int
+        self, x: torch.Tensor, tile: memoryview, rows: int, panel_rows: int, group: int
     ) -> torch.Tensor | None:
-        """Return `x @ W.T` for int4 `weights` of shape `(n, columns / 2)` in the order that torch gives them.
+        """Return `x @ W.T` for `rows` rows of Int4Panels in the order that torch gives them on AVX512.
 
-        None where it cannot be computed here: blocks of fewer than 64 rows have another order.
+        None where torch has to do it: blocks of fewer than 64 rows have another order.
         """
-        rows, columns = weights.shape[0], weights.shape[1] * 2
-        if self._int4 is None or rows % INT4_BLOCK_ROWS or columns > MOST_COLUMNS:
+        width, columns = x.shape
+        panel_rows = min(panel_rows, rows)
+        if self._int4 is None or (rows | panel_rows) % INT4_BLOCK_ROWS or columns > MOST_COLUMNS:
             return None
-        out = torch.empty(x.shape[0], rows, dtype=torch.bfloat16)
+        out = torch.empty(width, rows, dtype=torch.bfloat16)
+        at, threads = _address(tile), torch.get_num_threads()
         failed = self._int4(
-            weights.data_ptr(), scales.data_ptr(), rows, columns, group,
-            x.data_ptr(), x.shape[0], out.data_ptr(), torch.get_num_threads(),
-        )  # fmt: skip
+            at, rows, panel_rows, columns, group, x.data_ptr(), width, out.data_ptr(), threads
+        )
         return None if failed else out
+
+
+def _address(tile: memoryview) -> int:
+    return torch.frombuffer(tile, dtype=torch.uint8).data_ptr()
 
 
 @cache

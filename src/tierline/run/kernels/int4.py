@@ -31,6 +31,12 @@ class Int4Panels:
         """See Panels."""
         return columns // 2 + columns // self.group * 2 * SCALE_BYTES
 
+    def tile(self, x: torch.Tensor, raw: memoryview, rows: int, panel_rows: int) -> torch.Tensor | None:
+        """See Panels."""
+        if self.compiled is None or _block_rows() != INT4_BLOCK_ROWS:
+            return None
+        return self.compiled.int4(x, raw, rows, panel_rows, self.group)
+
     def parts(
         self, raw: memoryview, offset: int, shape: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,10 +49,6 @@ class Int4Panels:
 
     def product(self, x: torch.Tensor, weights: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
         """See Panels."""
-        if self.compiled is not None and _block_rows() == INT4_BLOCK_ROWS:
-            own = self.compiled.int4(x, weights, scales, self.group)
-            if own is not None:
-                return own
         product: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(  # noqa: SLF001 - its only name
             x, weights, self.group, scales
         )

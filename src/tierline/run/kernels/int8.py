@@ -23,6 +23,10 @@ class Int8Panels:
         """See Panels."""
         return columns + SCALE_BYTES
 
+    def tile(self, x: torch.Tensor, raw: memoryview, rows: int, panel_rows: int) -> torch.Tensor | None:
+        """See Panels."""
+        return None if self.compiled is None else self.compiled.int8(x, raw, rows, panel_rows)
+
     def parts(
         self, raw: memoryview, offset: int, shape: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,8 +36,7 @@ class Int8Panels:
 
     def product(self, x: torch.Tensor, weights: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
         """See Panels."""
-        own = None if self.compiled is None else self.compiled.int8(x, weights, scales)
-        return _int8_product(x, weights, scales) if own is None else own
+        return _int8_product(x, weights, scales)
 
     def wide(self, x: torch.Tensor, weights: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
         """See Panels: int8 is exact in bf16, so the scales can wait until after the product."""
@@ -59,6 +62,10 @@ class Int8GroupPanels:
     def row_bytes(self, columns: int) -> int:
         """See Panels."""
         return columns + columns // self.group * SCALE_BYTES
+
+    def tile(self, x: torch.Tensor, raw: memoryview, rows: int, panel_rows: int) -> torch.Tensor | None:  # noqa: ARG002 - see Panels
+        """See Panels: there is no such kernel for groups."""
+        return None
 
     def parts(
         self, raw: memoryview, offset: int, shape: tuple[int, int]

@@ -26,6 +26,10 @@ class Panels(Protocol):
         """Return the bytes of a row, its scales included."""
         ...
 
+    def tile(self, x: torch.Tensor, raw: memoryview, rows: int, panel_rows: int) -> torch.Tensor | None:
+        """Return `x @ W.T` of at most WIDEST_PASS rows with all panels of a tile, None where we cannot."""
+        ...
+
     def parts(
         self, raw: memoryview, offset: int, shape: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,7 +37,7 @@ class Panels(Protocol):
         ...
 
     def product(self, x: torch.Tensor, weights: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-        """Return `x @ W.T` of at most WIDEST_PASS rows, straight from the panel."""
+        """Return `x @ W.T` of at most WIDEST_PASS rows, by torch's kernel."""
         ...
 
     def wide(self, x: torch.Tensor, weights: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
@@ -64,8 +68,11 @@ class PanelKernel:
 
     def matmul(self, x: torch.Tensor, raw: memoryview, rows: int) -> torch.Tensor:
         """See Kernel."""
-        x = x.contiguous()
-        product = self.panels.product if x.shape[0] <= WIDEST_PASS else self.panels.wide
+        x, narrow = x.contiguous(), x.shape[0] <= WIDEST_PASS
+        own = self.panels.tile(x, raw, rows, self.panel_rows) if narrow else None
+        if own is not None:
+            return own
+        product = self.panels.product if narrow else self.panels.wide
         parts = [product(x, *panel) for panel in self._cut(raw, rows, x.shape[-1])]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
