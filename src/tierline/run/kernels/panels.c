@@ -204,6 +204,7 @@ int product_int8(const u8 *tile, int64_t rows, int64_t panel_rows, int64_t colum
 #if defined(__AVX512VNNI__) && defined(__AVX512VBMI__)
 #define BLOCK 64
 #define LANES 16
+#define COMMON_GROUP 32
 
 /* Of two columns of 32 bytes, each byte beside that of the other column; quarters in the order in which
  * unpacking two such pairs gives 16 rows, and the next 16. */
@@ -223,6 +224,7 @@ __attribute__((always_inline)) static inline void int4_group(
   const __m512i nibble = _mm512_set1_epi8(15);
   __m512i sums[BLOCK / LANES][DIGITS];
   memset(sums, 0, sizeof sums);
+#pragma GCC unroll 8 /* or sums are moved about between steps */
   for (int64_t k = 0; k < group; k += 4) {
     const u8 *p = packed + k * BLOCK / 2;
     _mm_prefetch((const char *)p + AHEAD_BYTES, _MM_HINT_T0);
@@ -247,8 +249,9 @@ __attribute__((always_inline)) static inline void int4_group(
 }
 
 /* out[r] = the sum over groups of (x . (code - 8)) * scale + sum(x) * zero, for the 64 rows of a block. */
-static void int4_block(const u8 *packed, const bf16 *pairs, int64_t rows, int64_t columns, int64_t group,
-                       const struct fixed *x, __m512i order, bf16 *out) {
+__attribute__((always_inline)) static inline void int4_block(
+    const u8 *packed, const bf16 *pairs, int64_t rows, int64_t columns, int64_t group, const struct fixed *x,
+    __m512i order, bf16 *out) {
   const int64_t padded = padded_to(columns);
   __m512 totals[BLOCK / LANES];
   memset(totals, 0, sizeof totals);
@@ -286,9 +289,12 @@ int product_int4(const u8 *tile, int64_t rows, int64_t panel_rows, int64_t colum
     const struct piece p =
         piece_of(tile, rows, panel_rows, columns / 2 + columns / group * pair_bytes, BLOCK, i);
     const bf16 *pairs = (const bf16 *)(p.panel + p.panel_rows * columns / 2) + p.first * 2;
+    const u8 *packed = p.panel + p.first * columns / 2;
     for (int n = 0; n < width && p.count; n++)
-      int4_block(p.panel + p.first * columns / 2, pairs, p.panel_rows, columns, group, fixed + n, order,
-                 out + n * rows + p.row);
+      if (group == COMMON_GROUP) /* a seventh faster where the compiler knows it */
+        int4_block(packed, pairs, p.panel_rows, columns, COMMON_GROUP, fixed + n, order, out + n * rows + p.row);
+      else
+        int4_block(packed, pairs, p.panel_rows, columns, group, fixed + n, order, out + n * rows + p.row);
   }
   free(fixed);
   return 0;
