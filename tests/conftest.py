@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,22 @@ def logits() -> Callable[[Path, int | None], "torch.Tensor"]:
             return torch.cat([wide.logits, narrow.logits], dim=1)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def brief_samples() -> Iterator[None]:
+    """Measure for a tenth of the time before a run: for modules that ask what is computed, not how fast.
+
+    Every load of a streamed model reads for half a second to learn its link's rate. It still does, by the
+    same schedule, and as many bytes as a pass at least.
+    """
+    from tierline.run import predict
+    from tierline.run.experts import mixture
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((predict, "_LEAST_SAMPLE_S"), (mixture, "_LINK_SAMPLE_S")):
+            patch.setattr(module, name, getattr(module, name) / 10)
+        yield
 
 
 @pytest.fixture(scope="session")

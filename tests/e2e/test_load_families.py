@@ -1,6 +1,7 @@
 """`tierline.load` on a tiny random model of each family: every split gives the bits of the resident model."""
 
 import threading
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import tierline
 from tierline.errors import BudgetError, InputError
 from tierline.testing.tiny import write_tokenizer
 
+pytestmark = pytest.mark.usefixtures("brief_samples")
 SHAPE: dict[str, Any] = {
     "vocab_size": 211,
     "hidden_size": 48,
@@ -52,7 +54,7 @@ IDS = torch.tensor([[3, 14, 15, 92, 65, 35, 89, 79, 3]])
 
 
 # The others are built of the same parts: CI runs them among the slow tests.
-QUICK = {"llama", "qwen3", "gemma3", "phi3", "gpt2"}
+QUICK = {"llama", "gemma3", "phi3", "gpt2"}
 
 
 @pytest.fixture(
@@ -72,12 +74,14 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return folder
 
 
+@cache
 def smallest(path: Path) -> int:
     with pytest.raises(BudgetError) as refused:
         tierline.load(path, resident=1, context=64)
     return int(str(refused.value).rpartition("--resident ")[2].partition("B")[0])
 
 
+@cache
 def logits(path: Path, resident: int | None) -> torch.Tensor:
     with tierline.load(path, resident=resident, context=64) as model, torch.inference_mode():
         found: torch.Tensor = model(input_ids=IDS).logits

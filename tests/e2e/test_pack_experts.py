@@ -15,6 +15,7 @@ from tierline.run.pack.pack import pack
 from tierline.run.source import open_source
 from tierline.testing.tiny import write_mixture
 
+pytestmark = pytest.mark.usefixtures("brief_samples")
 IDS = torch.tensor([[3, 14, 15, 92, 65, 35, 89, 79, 3]])
 
 

@@ -24,6 +24,7 @@ from tierline.run.source import open_source
 from tierline.testing.tiny import MIXTURES, write_mixture
 from tierline.trace import TraceEvent
 
+pytestmark = pytest.mark.usefixtures("brief_samples")
 IDS = torch.tensor([[3, 14, 15, 92, 65, 35, 89, 79, 3]])
 REQUEST = Request("t3 t14 t15 t92 t65", new=12, raw=True, temperature=1.0, seed=5)
 QUICK = ("mixtral", "qwen3_moe", "gpt_oss")

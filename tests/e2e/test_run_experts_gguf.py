@@ -11,6 +11,7 @@ import tierline
 from tierline.errors import BudgetError
 from tierline.testing.tiny import write_mixture_gguf
 
+pytestmark = pytest.mark.usefixtures("brief_samples")
 IDS = torch.tensor([[3, 14, 15, 92, 65, 35, 89, 79, 3]])
 
 

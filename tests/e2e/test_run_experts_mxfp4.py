@@ -19,6 +19,7 @@ from tierline.run.kernels import Kernels
 from tierline.run.source import open_source
 from tierline.testing.tiny import write_gpt_oss_mxfp4
 
+pytestmark = pytest.mark.usefixtures("brief_samples")
 IDS = torch.tensor([[3, 14, 15, 92, 65, 35, 89, 79, 3]])
 
 

@@ -19,6 +19,7 @@ from tierline.run.source import open_source
 from tierline.testing.random_gguf import write_random_gguf
 from tierline.testing.tiny import write_llama_gguf
 
+pytestmark = pytest.mark.usefixtures("brief_samples")
 CONFIG: dict[str, Any] = {
     "model_type": "llama",
     "hidden_size": 256,

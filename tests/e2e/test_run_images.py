@@ -24,6 +24,7 @@ from tierline.run.session import Prepared, Session
 from tierline.run.source import open_source
 from tierline.testing.tiny_images import SEEING, write_image, write_seeing
 
+pytestmark = pytest.mark.usefixtures("brief_samples")
 REQUEST = Request("t3 t141 t59 t26 t5", new=7, raw=True)
 OF_IMAGES = ("vision", "visual", "connector", "projector")
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tierline.run.request import Request
 from tierline.run.session import Session
 from tierline.run.source import open_source
 
+pytestmark = pytest.mark.usefixtures("brief_samples")
 PROMPT = "t3 t141 t59 t26 t5"
 REQUEST = Request(PROMPT, new=24, raw=True)
 
@@ -41,6 +43,7 @@ def run(path: Path, resident: int | None = None) -> RunReport:
         return opened.answer(REQUEST, progress=nothing, emit=nothing)
 
 
+@cache
 def smallest(path: Path) -> int:
     """Return the smallest workable --resident, as the refusal of 1 byte names it."""
     with session(path, resident=1) as opened, pytest.raises(BudgetError) as refused:
@@ -69,11 +72,16 @@ def test_logits_equal_resident_ones_bit_by_bit(kind: str, request: pytest.Fixtur
     assert torch.equal(logits(path, ids, smallest(path)), resident)
 
 
+@pytest.fixture(scope="module")
+def whole(tiny_llama: Path) -> RunReport:
+    """A run with everything pinned."""
+    return run(tiny_llama)
+
+
 @given(share=st.floats(0, 1))
 @settings(max_examples=4)
-def test_any_budget_gives_the_same_tokens_within_it(tiny_llama: Path, share: float) -> None:
+def test_any_budget_gives_the_same_tokens_within_it(tiny_llama: Path, whole: RunReport, share: float) -> None:
     least = smallest(tiny_llama)
-    whole = run(tiny_llama)
     budget = least + int(share * (whole.weights_resident_peak_bytes - least))
     report = run(tiny_llama, budget)
     assert report.token_ids == whole.token_ids

@@ -16,6 +16,7 @@ from tierline.run.session import Session
 from tierline.run.source import open_source
 from tierline.testing.tiny import write_llama
 
+pytestmark = pytest.mark.usefixtures("brief_samples")
 PROMPT = "t3 t141 t59 t26 t5 t3 t141 t59 t26 t5 t3 t141 t59"
 
 

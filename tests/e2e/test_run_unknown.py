@@ -16,6 +16,7 @@ from tierline.probe.order import read_directly
 from tierline.run import large_parts
 from tierline.testing.tiny import TINY_MIXTURE, write_tokenizer
 
+pytestmark = pytest.mark.usefixtures("brief_samples")
 STATE = {"mamba_n_heads": 8, "mamba_d_head": 12, "mamba_d_state": 8}
 # Family -> config class, what it needs beyond TINY_MIXTURE, and the weights that its layers read directly.
 FAMILIES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
