@@ -59,6 +59,13 @@ def whole(source: Path, folder: Path) -> tuple[bytes, list[int]]:
     return made.path.read_bytes(), done
 
 
+@pytest.fixture(scope="module")
+def unbroken(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, list[int]]:
+    """Where a pack that nothing disturbed wrote, and what `whole` returns of it."""
+    folder = tmp_path_factory.mktemp("unbroken") / "whole"
+    return (folder, *whole(source, folder))
+
+
 def killed_after(lines: int, source: Path, folder: Path) -> int:
     """Start to pack, kill it for good once `lines` are in the journal; return how many were."""
     process = started(source, folder)
@@ -71,8 +78,10 @@ def killed_after(lines: int, source: Path, folder: Path) -> int:
     return journal_lines(folder)
 
 
-def test_a_killed_pack_is_no_model_and_the_next_start_goes_on(source: Path, tmp_path: Path) -> None:
-    expected, all_panels = whole(source, tmp_path / "whole")
+def test_a_killed_pack_is_no_model_and_the_next_start_goes_on(
+    source: Path, unbroken: tuple[Path, bytes, list[int]], tmp_path: Path
+) -> None:
+    beside, expected, all_panels = unbroken
     folder = tmp_path / "killed"
     lines = killed_after(50, source, folder)
     assert not (folder / "model.safetensors").exists()
@@ -84,11 +93,13 @@ def test_a_killed_pack_is_no_model_and_the_next_start_goes_on(source: Path, tmp_
     found, rest = whole(source, folder)
     assert found == expected
     assert rest == all_panels[lines - 1 :]
-    assert sorted(f.name for f in folder.iterdir()) == sorted(f.name for f in (tmp_path / "whole").iterdir())
+    assert sorted(f.name for f in folder.iterdir()) == sorted(f.name for f in beside.iterdir())
 
 
-def test_what_is_damaged_after_a_kill_is_written_again(source: Path, tmp_path: Path) -> None:
-    expected, all_panels = whole(source, tmp_path / "whole")
+def test_what_is_damaged_after_a_kill_is_written_again(
+    source: Path, unbroken: tuple[Path, bytes, list[int]], tmp_path: Path
+) -> None:
+    _, expected, all_panels = unbroken
     folder = tmp_path / "killed"
     killed_after(60, source, folder)
     with (folder / "model.safetensors.partial").open("r+b") as file:  # as after a loss of power
