@@ -103,7 +103,16 @@ def described(model: Model) -> dict[str, tuple[int, ...]]:
     return {n: shape for t in model.tensors() if t.tensor.in_file for n, shape in stored_parts(t)}
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+# Their parts are those of others: CI runs them among the slow tests.
+ALIKE = {
+    "WhisperForConditionalGeneration", "ViTModel", "CLIPModel", "LlavaForConditionalGeneration",
+    "BambaForCausalLM",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in CONFIGS]
+)
 def test_every_stored_tensor_is_one_of_the_description(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

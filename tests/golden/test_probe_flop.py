@@ -6,7 +6,7 @@ which a description takes for element-wise work: they are subtracted by module. 
 short convolutions in front of them are stood in for here, and left out on both sides.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -92,6 +92,17 @@ VISION: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+# Their parts are those of others: CI runs them among the slow tests.
+ALIKE = {
+    "mistral", "qwen2", "olmo2", "granite", "smollm3", "starcoder2", "cohere", "clip", "idefics3", "bart",
+}  # fmt: skip
+
+
+def families(names: Iterable[str]) -> list[Any]:
+    """Return parameters, of which those that are like others are slow."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in names]
+
+
 def config_of(family: str, own: dict[str, Any]) -> dict[str, Any]:
     base = {} if family in VISION else COMMON
     return {"model_type": family, **base, **own}
@@ -148,7 +159,7 @@ def ids(tokens: int) -> Any:
     return torch.randint(3, 50, (B, tokens))
 
 
-@pytest.mark.parametrize("family", TEXT)
+@pytest.mark.parametrize("family", families(TEXT))
 def test_flop_and_cache_of_a_decoder(family: str) -> None:
     config = config_of(family, TEXT[family])
     described = probe_model(config, family)
@@ -196,7 +207,7 @@ def check_cache(cache: Any, described: Model) -> None:
     assert state == sum(a.cache_width for a in caches if a.cache == "state")
 
 
-@pytest.mark.parametrize("family", ["t5", "whisper", "bart"])
+@pytest.mark.parametrize("family", families(["t5", "whisper", "bart"]))
 def test_flop_and_cache_of_an_encoder_and_decoder(family: str) -> None:
     layers = {"encoder_layers": 2, "decoder_layers": 3, "d_model": 40, "encoder_attention_heads": 4}
     heads = {"decoder_attention_heads": 4, "encoder_ffn_dim": 52, "decoder_ffn_dim": 44, "vocab_size": 61}
@@ -241,7 +252,7 @@ def test_flop_of_an_encoder() -> None:
     assert total == [flop(described, "prefill", batch=B, tokens=T, context=T)]
 
 
-@pytest.mark.parametrize("family", VISION)
+@pytest.mark.parametrize("family", families(VISION))
 def test_flop_of_images_and_of_the_text_beside_them(family: str) -> None:
     config = config_of(family, VISION[family])
     described = probe_model(config, family)
