@@ -25,8 +25,12 @@ def write_cached(path: Path, content: bytes) -> None:
     """Keep `content` in `path`, whole or not at all; where that cannot be written it is done without."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            file.write(content)
-        Path(file.name).replace(path)
+        descriptor, partial = tempfile.mkstemp(dir=path.parent, suffix=".part")
     except OSError:
         return
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        Path(partial).replace(path)
+    except OSError:
+        Path(partial).unlink(missing_ok=True)
