@@ -17,6 +17,7 @@ from pathlib import Path
 
 from capped import disk_of, run_capped
 
+from tierline.run.lean import without_compile
 from tierline.run.source import open_source
 from tierline.units import format_bytes, parse_bytes
 
@@ -34,13 +35,16 @@ def counters() -> tuple[int, int]:
 
 def inside(model: Path, memory: int, tokens: int) -> None:
     """Answer with `model`, taking both counters as each token comes; print what was found as JSON."""
-    from tierline.run.request import Request
-    from tierline.run.session import Session
-
     taken: list[tuple[int, int]] = []
-    with Session(open_source(model), resident=None, memory=memory) as session:
-        request = Request("t3 t4 t5", new=tokens, raw=True)
-        report = session.answer(request, progress=lambda *_: None, emit=lambda _: taken.append(counters()))
+    with without_compile(lean=False):  # as the command line
+        from tierline.run.request import Request
+        from tierline.run.session import Session
+
+        with Session(open_source(model), resident=None, memory=memory) as session:
+            request = Request("t3 t4 t5", new=tokens, raw=True)
+            report = session.answer(
+                request, progress=lambda *_: None, emit=lambda _: taken.append(counters())
+            )
     first, last = taken[1], taken[-2]
     steps = len(taken) - 3
     found = {

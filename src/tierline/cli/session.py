@@ -82,7 +82,7 @@ StripeOption = Annotated[
     ),
 ]
 LeanOption = Annotated[
-    bool, typer.Option("--lean", help="Leave torch.compile out: less memory for the process itself.")
+    bool, typer.Option("--lean", help="Never load torch.compile: refuse the few masks that need it.")
 ]
 AnswerJsonOption = Annotated[
     bool, typer.Option("--json", help="One JSON document on stdout; the answer goes to stderr.")
@@ -154,39 +154,22 @@ def opened_session(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
 
     Raises BudgetError, before anything heavy is imported, for a budget that headers show cannot work.
     """
-    source, lean = setting.source, setting.lean
+    source = setting.source
     check_copies(source, setting.stripes)
     refuse_at_once(
         source,
         resident=setting.resident,
         memory=setting.memory,
         new=setting.new,
-        lean=lean,
         kv=setting.kv,
         links=1 + len(setting.stripes),
     )
     with loading_bar("starting torch and transformers") as bar:
         if setting.memory is not None and source.checkpoint.kind == "gguf":
             convert_apart(source.checkpoint)
-        if setting.lean:
-            from tierline.run.lean import import_lean
+        from tierline.run.lean import without_compile
 
-            import_lean()
-        from tierline.run.session import Session
-
-        bar.say("building the model")
-        with Session(
-            setting.source,
-            resident=setting.resident,
-            memory=setting.memory,
-            keep_events=setting.trace is not None or setting.plot is not None,
-            pace=setting.pace,
-            verify=setting.verify,
-            kv=setting.kv,
-            stripes=setting.stripes,
-            host_bytes=setting.host,
-            expert_policy=setting.expert_policy,
-        ) as session:
+        with without_compile(lean=setting.lean), _session(setting, bar) as session:
             bar.say("rehearsing a pass")
             try:
                 yield session, bar
@@ -194,7 +177,25 @@ def opened_session(setting: Setting) -> Iterator[tuple["Session", LoadingBar]]:
                 bar.stop()
                 if setting.memory is None:  # within a limit, the kernel may have taken pages back
                     engine = session.engine
-                    remember_reserve(source, engine.reserved_bytes, engine.rehearser.held, lean=lean)
+                    remember_reserve(source, engine.reserved_bytes, engine.rehearser.held)
+
+
+def _session(setting: Setting, bar: LoadingBar) -> "Session":
+    from tierline.run.session import Session
+
+    bar.say("building the model")
+    return Session(
+        setting.source,
+        resident=setting.resident,
+        memory=setting.memory,
+        keep_events=setting.trace is not None or setting.plot is not None,
+        pace=setting.pace,
+        verify=setting.verify,
+        kv=setting.kv,
+        stripes=setting.stripes,
+        host_bytes=setting.host,
+        expert_policy=setting.expert_policy,
+    )
 
 
 @contextmanager

@@ -16,7 +16,6 @@ def refuse_at_once(
     resident: int | None,
     memory: int | None = None,
     new: int = 1,
-    lean: bool = False,
     kv: KvChoice | None = None,
     links: int = 1,
 ) -> None:
@@ -34,7 +33,7 @@ def refuse_at_once(
         needs.refuse_less(resident)
     if memory is None:
         return
-    allowed, reserved_bytes = usable_bytes(memory), known_reserve_bytes(source, lean=lean)
+    allowed, reserved_bytes = usable_bytes(memory), known_reserve_bytes(source)
     kv_bytes = (kv or KvChoice()).held_bytes(
         source.model, batch=1, tokens=new, computed=source.compute_format
     )

@@ -23,8 +23,8 @@ _UNREHEARSED_BYTES = 8 * MIB
 # Pages of files in a process that runs, without a limit: 100 to 103 MiB for Llama and SmolLM2 in bf16, int8
 # and Q4_1 (RssFile after a rehearsal; torch 2.13 for CPU, transformers 5.23, x86-64).
 _LIBRARY_BYTES = 104 * MIB
-# All that such a process takes without weights: 389 to 412 MiB, and 55 less with --lean (the same runs).
-_USUAL_BYTES, _LEAN_SAVES_BYTES = 389 * MIB, 55 * MIB
+# All that such a process takes without weights, of a model with few words (the same command).
+_USUAL_BYTES = 334 * MIB
 _RECORD_LIMIT_BYTES = 100
 
 
@@ -50,20 +50,19 @@ class Held:
         return anonymous_bytes + max(self.file_bytes, library_bytes) + _UNREHEARSED_BYTES
 
 
-def remember_reserve(source: Source, reserved_bytes: int, held: Held, *, lean: bool = False) -> None:
+def remember_reserve(source: Source, reserved_bytes: int, held: Held) -> None:
     """Keep what a process that did nothing else, within no limit, took; the least of all runs counts."""
-    known = _read(_reserve_record(source, lean=lean))
+    known = _read(_reserve_record(source))
     if reserved_bytes > 0 and (known is None or reserved_bytes < known):
-        _write(_reserve_record(source, lean=lean), reserved_bytes)
+        _write(_reserve_record(source), reserved_bytes)
     library_bytes = _read(_library_record(source))
     if held.file_bytes > 0 and (library_bytes is None or held.file_bytes < library_bytes):
         _write(_library_record(source), held.file_bytes)
 
 
-def known_reserve_bytes(source: Source, *, lean: bool = False) -> int:
+def known_reserve_bytes(source: Source) -> int:
     """Return what a run of such a model once took without weights; before the first, what is usual."""
-    usual_bytes = _USUAL_BYTES - (_LEAN_SAVES_BYTES if lean else 0)
-    return _read(_reserve_record(source, lean=lean)) or usual_bytes
+    return _read(_reserve_record(source)) or _USUAL_BYTES
 
 
 def known_library_bytes(source: Source) -> int:
@@ -71,9 +70,9 @@ def known_library_bytes(source: Source) -> int:
     return _read(_library_record(source)) or _LIBRARY_BYTES
 
 
-def _reserve_record(source: Source, *, lean: bool) -> Path:
+def _reserve_record(source: Source) -> Path:
     """Return where the reserve of this kind of model is kept."""
-    return _record("unlimited-reserve", source.config, source.compute_format, lean)
+    return _record("reserve-unlimited", source.config, source.compute_format)
 
 
 def _library_record(source: Source) -> Path:
