@@ -23,8 +23,8 @@ _UNREHEARSED_BYTES = 8 * MIB
 # Pages of files in a process that runs, without a limit: 100 to 103 MiB for Llama and SmolLM2 in bf16, int8
 # and Q4_1 (RssFile after a rehearsal; torch 2.13 for CPU, transformers 5.23, x86-64).
 _LIBRARY_BYTES = 104 * MIB
-# All that the command line's process takes without weights of a model with few words: 352 MiB where accelerate
-# is installed, which is 3 of them (a tiny Llama, without a limit); 128,256 words take 32 more.
+# All that the command line's process takes without weights of a model with few words: 352 MiB (a tiny Llama,
+# without a limit), 3 of them for accelerate where that is installed; 128,256 words take 32 more.
 _USUAL_BYTES = 349 * MIB
 _RECORD_LIMIT_BYTES = 100
 
