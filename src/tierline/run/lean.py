@@ -4,7 +4,7 @@ Plain imports pull in torch._dynamo, torch._inductor and sympy through decorator
 hold some 40 MB of memory for them. The command line's process leaves them until something uses them: nothing
 is lost but marks on a few functions of transformers that torch.compile should pass over. `tierline.load`,
 whose process is somebody else's, does not. With --lean they stay away
-(docs/decisions/016-compile-is-imported-when-used.md).
+(docs/decisions/017-compile-is-imported-when-used.md).
 """
 
 import sys
