@@ -14,19 +14,22 @@ from typing import TYPE_CHECKING
 from steps import Steps
 
 from tierline.errors import BudgetError
+from tierline.run.lean import without_compile
 from tierline.run.request import Request
-from tierline.run.session import Prepared, Session
 from tierline.run.source import open_source
-from tierline.run.weights import WeightPlan
 
 if TYPE_CHECKING:
     from tierline.compare.forecast import Figures
+    from tierline.run.session import Prepared
+    from tierline.run.weights import WeightPlan
 
 _PROMPT = "t3 t4 t5 t6"
 
 
 def main() -> None:
     """Load, predict, write that down, run, write that down."""
+    from tierline.run.session import Session
+
     model, tokens, target, memory_bytes = sys.argv[1:]
     request = Request(_PROMPT, new=int(tokens), raw=True)
     steps = Steps()
@@ -78,7 +81,7 @@ def main() -> None:
         plan.write_text(json.dumps({"planned": planned, "simulated": simulated}), encoding="utf-8")
 
 
-def simulate(plan: WeightPlan, prepared: Prepared, prompt_s: float) -> "Figures":
+def simulate(plan: "WeightPlan", prepared: "Prepared", prompt_s: float) -> "Figures":
     """Return what the engine's own tiles do in virtual time, by what was known before the run."""
     from tierline.compare.forecast import predict
     from tierline.compare.passes import Workload
@@ -95,4 +98,5 @@ def simulate(plan: WeightPlan, prepared: Prepared, prompt_s: float) -> "Figures"
 
 
 if __name__ == "__main__":
-    main()
+    with without_compile(lean=False):  # as the command line
+        main()
