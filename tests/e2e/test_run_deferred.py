@@ -27,10 +27,18 @@ _MASK = """
                                    allow_is_causal_skip=False, use_vmap=True)
     assert made[0, 0].equal(torch.ones(3, 3, dtype=torch.bool).tril())
 """
-_COMPILE = """
-    from torch._dynamo.source import ConstantSource
+_ATTRIBUTE = """
+    from torch._dynamo import config, disable
 
-    assert ConstantSource is sys.modules["torch._dynamo.source"].ConstantSource
+    assert disable is torch._dynamo.disable
+    assert config is sys.modules["torch._dynamo.config"]
+    assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)).tolist() == [2.0, 2.0]
+"""
+_COMPILE = """
+    import torch._dynamo.config
+
+    assert sys.modules["torch._dynamo.eval_frame"].config is torch._dynamo.config  # loaded once
+    assert torch._dynamo.config.__dict__["__spec__"].origin.endswith("config.py")
     assert type(torch._dynamo).__name__ == "module"
     assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)).tolist() == [2.0, 2.0]
 """
@@ -49,8 +57,9 @@ def test_a_mask_that_needs_the_machinery_gets_it_unless_it_is_to_stay_away() -> 
 
 
 @pytest.mark.slow
-def test_what_imports_a_part_of_the_machinery_gets_all_of_it() -> None:
-    done = _run(_COMPILE)
+@pytest.mark.parametrize("use", [_COMPILE, _ATTRIBUTE])
+def test_what_asks_for_a_part_of_the_machinery_gets_all_of_it(use: str) -> None:
+    done = _run(use)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["False", "False", "True"]
 
@@ -59,7 +68,7 @@ def test_what_imports_a_part_of_the_machinery_gets_all_of_it() -> None:
 def test_lean_refuses_such_a_mask() -> None:
     refused = _run(_MASK, lean=True)
     assert refused.returncode == 1
-    assert "this attention mask needs torch.compile, which --lean leaves out" in refused.stderr
+    assert "needs parts of torch.compile, which --lean leaves out" in refused.stderr
 
 
 @pytest.mark.slow

@@ -95,6 +95,18 @@ def test_expanded_weights_are_those_that_were_packed(
     torch.testing.assert_close(found.float(), by_hand(values, number_format), rtol=2**-8, atol=1e-6)
 
 
+@pytest.mark.parametrize("form", [INT8, INT4])
+def test_a_panel_alone_gives_the_bits_that_it_gives_in_a_tile(form: str) -> None:
+    values, panel_rows = matrix(208, 96), 64  # the last panel has 16 rows, which torch orders otherwise
+    raw, kernel_ = panels(values, form, panel_rows), kernel(form, panel_rows, compiled_panels())
+    x = torch.randn(3, 96).bfloat16()
+    whole, row_bytes = kernel_.matmul(x, raw, 208), len(raw) // 208
+    for start in range(0, 208, panel_rows):
+        stop = min(208, start + panel_rows)
+        alone = kernel_.matmul(x, raw[start * row_bytes : stop * row_bytes], stop - start)
+        assert torch.equal(alone, whole[:, start:stop])
+
+
 @given(rows=st.integers(1, 37), groups=st.integers(1, 3), scale=st.floats(1e-6, 1e4), shift=st.floats(-9, 9))
 @settings(max_examples=40)
 def test_rounding_is_bounded_by_a_step(rows: int, groups: int, scale: float, shift: float) -> None:

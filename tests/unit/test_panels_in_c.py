@@ -152,6 +152,14 @@ def test_what_it_cannot_do_is_left_to_torch() -> None:
     assert own().int8(torch.ones(1, MOST_COLUMNS + 16).bfloat16(), tile, 2, 2) is None
 
 
+def test_x_of_another_format_and_a_tile_that_is_too_short_are_left_alone() -> None:
+    tile = memoryview(bytearray(64 * 66))
+    assert own().int8(torch.ones(1, 64), tile, 64, 64) is None
+    assert own().int8(torch.ones(1, 64).bfloat16(), tile[:-1], 64, 64) is None
+    assert own().int4(torch.ones(1, 64), tile, 64, 64, 32) is None
+    assert own().int4(torch.ones(1, 64).bfloat16(), tile[: 64 * 40 - 1], 64, 64, 32) is None
+
+
 def test_the_most_columns_do_not_overflow() -> None:
     weights = torch.full((4, MOST_COLUMNS), -128, dtype=torch.int8)
     weights[1::2] = 127

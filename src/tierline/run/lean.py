@@ -8,7 +8,7 @@ whose process is somebody else's, does not. With --lean they stay away
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.abc import Loader
@@ -17,7 +17,11 @@ from importlib.util import spec_from_loader
 from types import ModuleType
 from typing import Any, NoReturn
 
+from tierline.errors import InputError
+
 _MACHINERY = "torch._dynamo"
+# Decorators that mark functions for who compiles them.
+_MARKS = frozenset(("allow_in_graph", "assume_constant_result", "disable", "mark_static_address"))
 _TYPE, _TYPE_HOME = "TransformGetItemToIndex", f"{_MACHINERY}._trace_wrapped_higher_order_op"
 
 
@@ -26,7 +30,7 @@ def without_compile(*, lean: bool) -> Iterator[None]:
     """Import transformers' generation code without the machinery, which stays away while the block runs.
 
     Whatever imports a part of it, in the block or later, or needs its type, gets the real one; with `lean` it
-    stays away for good, and what needs the type raises RuntimeError. Nothing is done where the machinery has
+    stays away for good, and what needs it raises InputError. Nothing is done where the machinery has
     been imported already: the memory is then spent.
     """
     if _MACHINERY in sys.modules:
@@ -35,7 +39,7 @@ def without_compile(*, lean: bool) -> Iterator[None]:
     deferred = None if lean else _Deferred()
     try:
         with _distributed_hidden():
-            _stand_in(_refused if deferred is None else deferred.mask_type)
+            _stand_in(deferred)
             import transformers.generation.utils
             import transformers.modeling_utils  # noqa: F401 - imported for its effect
         yield
@@ -50,16 +54,16 @@ class _Deferred:
     def __init__(self) -> None:
         import torch
 
-        self._disable, self._ended = torch.compiler.disable, False
+        self._disable, self.ended = torch.compiler.disable, False
         sys.meta_path.insert(0, self)
 
     def end(self) -> None:
         """Take the stand-ins away: what asks for the machinery now imports it. A second call does nothing."""
         import torch
 
-        if self._ended:
+        if self.ended:
             return
-        self._ended = True
+        self.ended = True
         sys.meta_path.remove(self)
         for name in (_MACHINERY, _TYPE_HOME):
             sys.modules.pop(name, None)
@@ -68,10 +72,12 @@ class _Deferred:
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:  # noqa: ARG002
         """Find parts of the machinery, as they are imported."""
-        if not name.startswith(f"{_MACHINERY}."):
-            return None
+        return spec_from_loader(name, _Real(self)) if name.startswith(f"{_MACHINERY}.") else None
+
+    def attribute(self, name: str) -> Any:  # noqa: ANN401 - whatever the machinery has
+        """Return what the machinery calls so."""
         self.end()
-        return spec_from_loader(name, _Loaded(import_module(name)))
+        return getattr(import_module(_MACHINERY), name)
 
     def mask_type(self) -> Any:  # noqa: ANN401 - a type of the machinery
         """Return what stands for indices in some attention masks."""
@@ -79,18 +85,23 @@ class _Deferred:
         return getattr(import_module(_TYPE_HOME), _TYPE)()
 
 
-class _Loaded(Loader):
-    """Loads what has been loaded."""
+class _Real(Loader):
+    """Loads a part of the machinery once its stand-ins are gone."""
 
-    def __init__(self, module: ModuleType) -> None:
-        self._module = module
+    def __init__(self, deferred: _Deferred) -> None:
+        self._deferred = deferred
+        self._spec: ModuleSpec | None = None
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType:  # noqa: ARG002 - importlib's signature
-        """Return the module."""
-        return self._module
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return the module, imported as if nothing had stood in for it."""
+        self._deferred.end()
+        module = import_module(spec.name)
+        self._spec = module.__spec__
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Do nothing: it has been executed."""
+        """Give the module, which has been executed, its own spec back; some let no attribute be set."""
+        vars(module)["__spec__"] = self._spec
 
 
 @contextmanager
@@ -106,13 +117,13 @@ def _distributed_hidden() -> Iterator[None]:
         torch.distributed.is_available = is_available
 
 
-def _stand_in(mask_type: Callable[[], Any]) -> None:
-    """Put stand-ins in the place of the machinery; `mask_type` is called where its one type would be."""
+def _stand_in(deferred: _Deferred | None) -> None:
+    """Put stand-ins in the place of the machinery, which is refused to who asks for it, or else deferred."""
     import torch
 
     type_home = ModuleType(_TYPE_HOME)
-    setattr(type_home, _TYPE, mask_type)
-    machinery = _Absent(_MACHINERY)
+    setattr(type_home, _TYPE, _refused if deferred is None else deferred.mask_type)
+    machinery = _Absent(deferred)
     sys.modules[_MACHINERY], sys.modules[_TYPE_HOME] = machinery, type_home
     torch._dynamo = machinery  # noqa: SLF001 - torch's own code reads it there
     torch.compiler.disable = _unchanged  # type: ignore[assignment]
@@ -124,16 +135,22 @@ def _unchanged(function: Any = None, *_: object, **__: object) -> Any:  # noqa: 
 
 
 class _Absent(ModuleType):
-    """Stands for torch._dynamo while decorators of it are applied."""
+    """Stands for torch._dynamo: marks on functions are left out, all else is the machinery's own."""
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever decorator it is
+    def __init__(self, deferred: _Deferred | None) -> None:
+        super().__init__(_MACHINERY)
+        self._deferred = deferred
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the machinery has
         if name == "__path__":  # so that parts of it are looked for, and found by who defers it
             return []
         if name.startswith("__"):  # what is asked of any module
             raise AttributeError(name)
-        return _unchanged
+        if name in _MARKS and (self._deferred is None or not self._deferred.ended):
+            return _unchanged
+        return _refused() if self._deferred is None else self._deferred.attribute(name)
 
 
 def _refused() -> NoReturn:
-    """Stand for the same where the machinery is to stay away."""
-    raise RuntimeError("this attention mask needs torch.compile, which --lean leaves out: run without it")
+    """Stand for what is asked of the machinery where it is to stay away."""
+    raise InputError("this model needs parts of torch.compile, which --lean leaves out: run without --lean")

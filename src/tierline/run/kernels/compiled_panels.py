@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from tierline.cache import cache_folder
+from tierline.models.packed_forms import SCALE_BYTES
 from tierline.run.kernels.building import load_or_build, omp_runtime, processor_flags
 from tierline.run.library import find_compiler
 
@@ -39,7 +40,8 @@ class CompiledPanels:
     def int8(self, x: torch.Tensor, tile: memoryview, rows: int, panel_rows: int) -> torch.Tensor | None:
         """Return `x @ W.T` for `rows` rows of Int8Panels; None where torch has to do it."""
         width, columns = x.shape
-        if columns > MOST_COLUMNS:
+        panel_rows = min(panel_rows, rows)
+        if columns > MOST_COLUMNS or not _fits(x, tile, rows * (columns + SCALE_BYTES)):
             return None
         out = torch.empty(width, rows, dtype=torch.bfloat16)
         at, threads = _address(tile), torch.get_num_threads()
@@ -57,12 +59,19 @@ class CompiledPanels:
         panel_rows = min(panel_rows, rows)
         if self._int4 is None or (rows | panel_rows) % INT4_BLOCK_ROWS or columns > MOST_COLUMNS:
             return None
+        if not _fits(x, tile, rows * (columns // 2 + columns // group * 2 * SCALE_BYTES)):
+            return None
         out = torch.empty(width, rows, dtype=torch.bfloat16)
         at, threads = _address(tile), torch.get_num_threads()
         failed = self._int4(
             at, rows, panel_rows, columns, group, x.data_ptr(), width, out.data_ptr(), threads
         )
         return None if failed else out
+
+
+def _fits(x: torch.Tensor, tile: memoryview, tile_bytes: int) -> bool:
+    """Return whether memory holds what C is about to read there."""
+    return x.dtype is torch.bfloat16 and tile.nbytes >= tile_bytes
 
 
 def _address(tile: memoryview) -> int:

@@ -35,7 +35,15 @@ class Int4Panels:
         """See Panels."""
         if self.compiled is None or _block_rows() != INT4_BLOCK_ROWS:
             return None
-        return self.compiled.int4(x, raw, rows, panel_rows, self.group)
+        last = rows % panel_rows or panel_rows
+        odd = min(rows, last) if last % INT4_BLOCK_ROWS else 0
+        whole, columns = rows - odd, x.shape[-1]
+        found = self.compiled.int4(x, raw, whole, panel_rows, self.group) if whole else None
+        if not odd or found is None:
+            return found
+        # Panel by panel, so that a panel's bits do not depend on what else is in its tile.
+        rest = self.product(x, *self.parts(raw, whole * self.row_bytes(columns), (odd, columns)))
+        return torch.cat((found, rest), dim=-1)
 
     def parts(
         self, raw: memoryview, offset: int, shape: tuple[int, int]

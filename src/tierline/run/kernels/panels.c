@@ -1,10 +1,11 @@
 /* Products of a few rows of bf16 with panels of int8 or int4, in whole numbers.
  *
- * A row of x becomes fixed point: numbers of 22 bits and a sign, against the power of two above its greatest,
- * each in three digits of 8 bits, which the processor multiplies with bytes of weights, four to a lane, and
- * sums without rounding. So numbers down to 2^-14 of the row's greatest are taken as they are, and the sum of
- * a row (int8) or of a group (int4) does not depend on its order: tiles, threads and other rows of x do not
- * change a bit. A row with a number that is not finite gives not-a-number everywhere.
+ * A row of x becomes fixed point: 22 bits and a sign, as many as its greatest number needs, each in three
+ * digits of 8 bits, which the processor multiplies with bytes of weights, four to a lane, and sums without
+ * rounding. So numbers down to 2^-14 of the row's greatest are taken as they are (of rows whose greatest is
+ * above 2^-100), and the sum of a row (int8) or of a group (int4) does not depend on its order: tiles,
+ * threads and other rows of x do not change a bit. A row with a number that is not finite gives
+ * not-a-number everywhere.
  *
  * Weights are read once, at the speed of memory; multiplying in fp32 takes four times the instructions.
  * Threads are OpenMP's: loaded beside torch, they are the threads that torch itself computes with.
@@ -16,7 +17,7 @@
 #include <string.h>
 
 #define DIGITS 3
-#define MOST_FIXED 21 /* the exponent of the power of two above the greatest, as fixed point */
+#define MOST_FIXED 21 /* the exponent of the greatest, as fixed point */
 #define TOGETHER 4
 #define LEAST_PARALLEL_BYTES 65536
 #define AHEAD_BYTES 16384 /* memory is asked this far before it is used: 28 GB/s on two cores, 19 without */
