@@ -69,6 +69,12 @@ def test_a_disk_that_nearly_reaches_its_limit_reaches_it() -> None:
     assert under_limit(None, 500) is None
 
 
+def test_nothing_is_read_faster_than_the_limit_beside_compute_either() -> None:
+    assert Beside(1.5, 530).within(500) == Beside(1.5, 500)
+    assert Beside(1.5, 230).within(500) == Beside(1.5, 230)
+    assert Beside(1.5, 530).within(None) == Beside(1.5, 530)
+
+
 def test_sharing_of_nothing_slows_nothing() -> None:
     step = Sharing().step(compute_s=0.81, read_bytes=17)
     assert step.compute_s == 0.81

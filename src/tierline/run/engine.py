@@ -222,7 +222,8 @@ class Engine:
             handover_s = measure_handover(staging, streamed, product)
             beside = besides(alone, rehearse(staging), handover_s)
         link = measure_link(staging, streamed, plan.read_bytes) or self.experts.measure_link()
-        self._sharing = Sharing(under_limit(link, read_limit(self.source.path)), beside)
+        limit = read_limit(self.source.path)
+        self._sharing = Sharing(under_limit(link, limit), beside and beside.within(limit))
         compute_s = alone.step_s + streamed * handover_s
         return self._sharing.step(compute_s=compute_s, read_bytes=plan.read_bytes)
 

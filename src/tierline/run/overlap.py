@@ -1,6 +1,6 @@
 """Compute and reads at the same time: both need the processor and the memory, so each slows the other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _NEARLY = 0.9
 
@@ -11,6 +11,10 @@ class Beside:
 
     slowdown: float
     bytes_per_s: float
+
+    def within(self, limit: int | None) -> "Beside":
+        """Return what it is where the kernel limits the link to `limit` bytes/s: a sample begins with a burst."""
+        return self if limit is None else replace(self, bytes_per_s=min(self.bytes_per_s, limit))
 
 
 @dataclass(frozen=True, slots=True)
