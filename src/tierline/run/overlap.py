@@ -13,7 +13,7 @@ class Beside:
     bytes_per_s: float
 
     def within(self, limit: int | None) -> "Beside":
-        """Return what it is where the kernel limits the link to `limit` bytes/s: a sample begins with a burst."""
+        """Return it where the kernel limits the link to `limit` bytes/s: a sample may begin with a burst."""
         return self if limit is None else replace(self, bytes_per_s=min(self.bytes_per_s, limit))
 
 
