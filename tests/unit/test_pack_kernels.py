@@ -107,6 +107,15 @@ def test_a_panel_alone_gives_the_bits_that_it_gives_in_a_tile(form: str) -> None
         assert torch.equal(alone, whole[:, start:stop])
 
 
+@pytest.mark.parametrize(("form", "width"), [(INT8, 32), (INT4, 100)])
+def test_many_rows_give_the_bits_of_each_alone(form: str, width: int) -> None:
+    raw, own = panels(matrix(192, 96), form, 64), kernel(form, 64, compiled_panels())
+    if compiled_panels() is None:
+        pytest.skip("no compiler, or a processor that multiplies no bytes")
+    x = torch.randn(width, 96).bfloat16()
+    assert torch.equal(own.matmul(x, raw, 192), torch.cat([own.matmul(row, raw, 192) for row in x.split(1)]))
+
+
 @given(rows=st.integers(1, 37), groups=st.integers(1, 3), scale=st.floats(1e-6, 1e4), shift=st.floats(-9, 9))
 @settings(max_examples=40)
 def test_rounding_is_bounded_by_a_step(rows: int, groups: int, scale: float, shift: float) -> None:

@@ -19,6 +19,11 @@ class Int8Panels:
 
     compiled: CompiledPanels | None = None
 
+    @property
+    def widest(self) -> int:
+        """See Panels: of an 8192 x 2048 matrix 16 rows take 2.8 ms, and expanding for 17 takes 6.7."""
+        return 32
+
     def row_bytes(self, columns: int) -> int:
         """See Panels."""
         return columns + SCALE_BYTES
@@ -58,6 +63,11 @@ class Int8GroupPanels:
     """
 
     group: int
+
+    @property
+    def widest(self) -> int:
+        """See Panels."""
+        return 0
 
     def row_bytes(self, columns: int) -> int:
         """See Panels."""

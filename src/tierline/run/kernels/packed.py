@@ -14,13 +14,19 @@ from tierline.run.kernels.compiled_panels import CompiledPanels
 from tierline.run.kernels.int4 import Int4Panels
 from tierline.run.kernels.int8 import Int8GroupPanels, Int8Panels
 
-# Measured on two cores with AVX512, an 8192 x 2048 matrix, ms at 16 rows and at 128: int8 2.2 and 15.4, int4
-# 1.9 and 14.5, plain bf16 1.9 and 7.2. So from here on expanding and a plain product is the quicker way.
+# Rows of x that torch's kernels are given at most, and ours at once. Measured on two cores with AVX512, an
+# 8192 x 2048 matrix, ms at 16 rows and at 128: torch's int8 2.2 and 15.4, int4 1.9 and 14.5, plain bf16 1.9
+# and 7.2.
 WIDEST_PASS = 16
 
 
 class Panels(Protocol):
     """How one form's panels are read and multiplied with; compute is in bf16."""
+
+    @property
+    def widest(self) -> int:
+        """Rows of x up to which `tile`, some at a time, is quicker than `wide`."""
+        ...
 
     def row_bytes(self, columns: int) -> int:
         """Return the bytes of a row, its scales included."""
@@ -68,11 +74,11 @@ class PanelKernel:
 
     def matmul(self, x: torch.Tensor, raw: memoryview, rows: int) -> torch.Tensor:
         """See Kernel."""
-        x, narrow = x.contiguous(), x.shape[0] <= WIDEST_PASS
-        own = self.panels.tile(x, raw, rows, self.panel_rows) if narrow else None
+        x = x.contiguous()
+        own = self._own(x, raw, rows) if x.shape[0] <= self.panels.widest else None
         if own is not None:
             return own
-        product = self.panels.product if narrow else self.panels.wide
+        product = self.panels.product if x.shape[0] <= WIDEST_PASS else self.panels.wide
         parts = [product(x, *panel) for panel in self._cut(raw, rows, x.shape[-1])]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
@@ -80,6 +86,14 @@ class PanelKernel:
         """See Kernel."""
         cut = self._cut(raw, rows, columns)
         return torch.cat([piece for panel in cut for piece in self.panels.pieces(*panel)])
+
+    def _own(self, x: torch.Tensor, raw: memoryview, rows: int) -> torch.Tensor | None:
+        """Return the product by our kernel, None where there is none."""
+        parts = [self.panels.tile(some, raw, rows, self.panel_rows) for some in x.split(WIDEST_PASS)]
+        found = [part for part in parts if part is not None]
+        if len(found) < len(parts):
+            return None
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def _cut(self, raw: memoryview, rows: int, columns: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         row_bytes = self.panels.row_bytes(columns)
