@@ -106,32 +106,32 @@ static struct fixed *fixed_rows(const bf16 *x, int width, int64_t columns, int64
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
 #define STEP 64
 typedef __m512i lanes;
+#define OP(name) _mm512_##name
 #define LOAD(p) _mm512_loadu_si512((const void *)(p))
 #define UNSIGNED(p) _mm512_xor_si512(LOAD(p), _mm512_set1_epi8((char)0x80))
-#define DOT(sum, codes, digits) _mm512_dpbusd_epi32(sum, codes, digits)
-/* The sums of the lanes of four. */
-static inline __m128i added(lanes a, lanes b, lanes c, lanes d) {
-  const lanes ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-  const lanes cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-  const lanes all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-  const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
-  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+#define DOT _mm512_dpbusd_epi32
+static inline __m256i halved(lanes a) {
+  return _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
 }
 #elif defined(__AVXVNNI__)
 #define STEP 32
 typedef __m256i lanes;
+#define OP(name) _mm256_##name
 #define LOAD(p) _mm256_loadu_si256((const __m256i *)(p))
 #define UNSIGNED(p) _mm256_xor_si256(LOAD(p), _mm256_set1_epi8((char)0x80))
-#define DOT(sum, codes, digits) _mm256_dpbusd_avx_epi32(sum, codes, digits)
-static inline __m128i added(lanes a, lanes b, lanes c, lanes d) {
-  const lanes ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-  const lanes cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-  const lanes all = _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
-  return _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
-}
+#define DOT _mm256_dpbusd_avx_epi32
+static inline __m256i halved(lanes a) { return a; }
 #else
 #error "this processor has no instruction that multiplies bytes and sums them"
 #endif
+
+/* The sums of the lanes of four. */
+static inline __m128i added(lanes a, lanes b, lanes c, lanes d) {
+  const lanes ab = OP(add_epi32)(OP(unpacklo_epi32)(a, b), OP(unpackhi_epi32)(a, b));
+  const lanes cd = OP(add_epi32)(OP(unpacklo_epi32)(c, d), OP(unpackhi_epi32)(c, d));
+  const __m256i half = halved(OP(add_epi32)(OP(unpacklo_epi64)(ab, cd), OP(unpackhi_epi64)(ab, cd)));
+  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
 
 /* The products of `count` rows of weights with one of x, as whole numbers. A weight is taken as w + 128. */
 __attribute__((always_inline)) static inline void int8_rows(
