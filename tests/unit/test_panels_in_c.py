@@ -1,12 +1,14 @@
 """Products in whole numbers: exact where they say so, the same bits however cut, no nonsense at the ends."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tierline.run.kernels.building import load_or_build, processor_flags
 from tierline.run.kernels.compiled_panels import MOST_COLUMNS, CompiledPanels, compiled_panels
 from tierline.run.kernels.int4 import pack_int4
 
@@ -48,6 +50,26 @@ def pairs_of(rows: int, columns: int, group: int) -> torch.Tensor:
 def int4_values(codes: torch.Tensor, pairs: torch.Tensor, group: int) -> torch.Tensor:
     scale, zero = pairs.double().permute(2, 1, 0).unsqueeze(-1).unbind(0)
     return ((codes.double() - 8).view(codes.shape[0], -1, group) * scale + zero).view(codes.shape)
+
+
+def test_processors_without_avx512_find_the_same(tmp_path: Path) -> None:
+    cc = shutil.which("cc")
+    if cc is None or "avx_vnni" not in processor_flags().split():
+        pytest.skip("no compiler, or a processor that cannot show it")
+    compiler = tmp_path / "cc"  # one that thinks of another processor
+    words = f'for word; do shift; set -- "$@" "${{word/=native/=alderlake}}"; done; exec "{cc}" "$@"'
+    compiler.write_text(f"#!/bin/bash\n{words}\n", encoding="utf-8")
+    compiler.chmod(0o755)
+    narrow = load_or_build("panels.c", tmp_path, compiler, None, CompiledPanels)
+    assert narrow is not None
+    for rows, columns in ((211, 48), (7, 65), (64, 2048), (5, 8192)):
+        torch.manual_seed(rows)
+        weights, scales, x = bytes_of(rows, columns), torch.rand(rows).bfloat16(), torch.randn(3, columns)
+        found = narrow.int8(x.bfloat16(), panel(weights, scales), rows, rows)
+        assert found is not None
+        assert torch.equal(found, int8(x.bfloat16(), weights, scales))
+    tile = memoryview(bytearray(64 * 40))
+    assert narrow.int4(torch.ones(1, 64).bfloat16(), tile, 64, 64, 32) is None
 
 
 def test_this_processor_has_them() -> None:
